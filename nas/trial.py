@@ -1,0 +1,53 @@
+"""What passes between the controller, the loop and the store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+Metrics = dict[str, Any]
+
+
+class Status(StrEnum):
+    RUNNING = "running"  # asked for, not finished: trained again on resume
+    COMPLETE = "complete"
+    INFEASIBLE = "infeasible"  # breaks a hard constraint: priced, never trained
+    FAILED = "failed"  # training raised, or its worker died
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A design that a controller asks to have evaluated.
+
+    encoding: int64 [decisions], canonical.
+    note: a JSON value that the controller wants back with the result (a log-probability, say).
+    """
+
+    encoding: np.ndarray
+    note: Any = None
+
+
+@dataclass
+class Trial:
+    """The record of one proposal.
+
+    id: counts from 0 in the order of asking. seed: of the candidate's training.
+    metrics: raw figures; objectives are derived from them by the reward.
+    repeats: the id of the earlier trial with the same design whose metrics these are, if any.
+    """
+
+    id: int
+    proposal: Proposal
+    seed: int
+    status: Status = Status.RUNNING
+    metrics: Metrics = field(default_factory=dict)
+    error: str | None = None
+    repeats: int | None = None
+
+
+def trial_seed(run_seed: int, trial_id: int) -> int:
+    """The training seed of a trial: derived from the run's, so that resuming changes nothing."""
+    return int(np.random.SeedSequence([run_seed, trial_id]).generate_state(1, np.uint32)[0] >> 1)
