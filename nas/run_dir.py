@@ -1,0 +1,100 @@
+"""The paths of a run, its lock, and files that are whole or not there."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import socket
+import tomllib
+from contextlib import contextmanager
+from pathlib import Path
+
+import tomli_w
+
+
+class RunError(ValueError):
+    """A run directory that cannot be used as asked: what is wrong and what to do."""
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file under a temporary name and rename it: readers see the old or the new."""
+    partial = path.with_name(path.name + ".part")
+    with open(partial, "w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def next_run(parent: Path, name: str) -> Path:
+    """The first unused `parent/name-NNN`."""
+    pattern = re.compile(re.escape(name) + r"-(\d+)$")
+    found = [pattern.match(p.name) for p in parent.glob(f"{name}-*")]
+    last = max((int(m.group(1)) for m in found if m), default=0)
+    return parent / f"{name}-{last + 1:03d}"
+
+
+class RunDir:
+    """The files of one run directory; nothing is written outside it."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.config = self.path / "config.toml"
+        self.store = self.path / "trials.sqlite"
+        self.checkpoints = self.path / "checkpoints"
+        self.leaderboard = self.path / "leaderboard.csv"
+        self.report = self.path / "report.html"
+        self.log = self.path / "run.log"
+        self.lock_file = self.path / "lock"
+
+    def check_new(self) -> None:
+        """Raise RunError unless a run can begin here; writes nothing."""
+        if self.config.exists():
+            raise RunError(
+                f"{self.path} already holds a run; go on with it by 'nas resume {self.path}', or "
+                "name another directory with --run"
+            )
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise RunError(
+                f"{self.path} exists and is not a run; name a new or empty directory with --run"
+            )
+
+    def check_run(self) -> None:
+        """Raise RunError unless this is a run."""
+        if not self.path.is_dir():
+            raise RunError(f"{self.path} is no directory; 'ls runs' shows what there is")
+        if not self.config.exists():
+            raise RunError(f"{self.path} is not a run: it has no config.toml")
+
+    def create(self, config: dict) -> None:
+        """Make the directory and write the configuration, which makes it a run."""
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        write_whole(self.config, tomli_w.dumps(config))
+
+    def read_config(self) -> dict:
+        self.check_run()
+        try:
+            return tomllib.loads(self.config.read_text("utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise RunError(f"{self.config} is damaged: {error}") from error
+
+    @contextmanager
+    def locked(self):
+        """Hold the run for this process; RunError names the live process that holds it already.
+
+        The lock is the operating system's: it goes with its process, however that ends.
+        """
+        with open(self.lock_file, "a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.seek(0)
+                raise RunError(
+                    f"{self.path} is in use by {file.read().strip() or 'another process'}; wait "
+                    "for it, or stop it first"
+                ) from None
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+            yield

@@ -1,0 +1,115 @@
+"""Networks of repeated cells, as in NAS-Bench-201 (Dong & Yang, arXiv 2001.00326).
+
+A cell has four nodes; each of the six pairs i < j is an edge with one of five operations, and a
+node is the sum of its incoming edges. Three stages of `cell.depth` cells, the width doubled and
+the resolution halved between them by a residual block. As there, a convolution is
+ReLU-convolution-normalization; ReLU and quantization are shared by the edges that leave a node.
+"""
+
+from __future__ import annotations
+
+from hwmodel.workload import Layers
+from search_spaces.network import IMAGE, Network, Plan, live
+from search_spaces.ops import Activation, Add, AveragePool, Convolution, Dense, GlobalPool
+from search_spaces.precision import GROUPS, precisions
+from search_spaces.space import Choices, Decision, Space
+
+EDGES = [(0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3)]
+N_NODES = 4
+N_CLASSES = 10
+
+# What an edge may be. "none" and "skip" are wiring; the others build an operation for a width and
+# say whether they read the quantized activation (True) or the sum itself.
+EDGE_OPS = {
+    "none": None,
+    "skip": None,
+    "avg_pool_3x3": (lambda width: AveragePool(3), False),
+    "conv_1x1": (lambda width: Convolution(width, 1), True),
+    "conv_3x3": (lambda width: Convolution(width, 3), True),
+}
+
+SPACE = Space(
+    [Decision(f"cell.edge{i}{j}", tuple(EDGE_OPS)) for i, j in EDGES]
+    + [
+        Decision("cell.width", (4, 8, 12, 16, 24, 32)),
+        Decision("cell.depth", (1, 2, 3, 4, 5)),
+        Decision("cell.resolution", (16, 24, 32)),
+    ]
+)
+
+
+class DisconnectedError(ValueError):
+    """The cell's output does not depend on its input: there is no network to train."""
+
+
+def add_cell(plan: Plan, name: str, source: int, ops: dict, width: int, group: int) -> int:
+    """Write one cell down; returns the position of its output node."""
+    nodes: list[int | None] = [source]  # None: a node that nothing reaches
+    activations: dict[int, int] = {}
+    for j in range(1, N_NODES):
+        incoming = []
+        for i in range(j):
+            kind = ops[i, j]
+            if kind == "none" or nodes[i] is None:
+                continue
+            if kind == "skip":
+                incoming.append(nodes[i])
+                continue
+            make, quantized = EDGE_OPS[kind]
+            start = nodes[i]
+            if quantized:
+                if i not in activations:
+                    activations[i] = plan.add(f"{name}.node{i}.relu", Activation(), start,
+                                              group=group)  # fmt: skip
+                start = activations[i]
+            incoming.append(plan.add(f"{name}.edge{i}{j}.{kind}", make(width), start, group=group))
+        if not incoming:
+            nodes.append(None)
+        elif len(incoming) == 1:
+            nodes.append(incoming[0])
+        else:
+            nodes.append(plan.add(f"{name}.node{j}.add", Add(), *incoming, group=group))
+    if nodes[-1] is None:
+        raise DisconnectedError(f"no path of operations leads through the cell: {ops}")
+    return nodes[-1]
+
+
+def add_reduction(plan: Plan, name: str, source: int, width: int, group: int) -> int:
+    """Write down the residual block that halves the resolution."""
+    relu = plan.add(f"{name}.relu1", Activation(), source, group=group)
+    conv = plan.add(f"{name}.conv1", Convolution(width, 3, stride=2), relu, group=group)
+    relu = plan.add(f"{name}.relu2", Activation(), conv, group=group)
+    conv = plan.add(f"{name}.conv2", Convolution(width, 3), relu, group=group)
+    pool = plan.add(f"{name}.shortcut.pool", AveragePool(2, stride=2), source, group=group)
+    relu = plan.add(f"{name}.shortcut.relu", Activation(), pool, group=group)
+    short = plan.add(f"{name}.shortcut.conv", Convolution(width, 1), relu, group=group)
+    return plan.add(f"{name}.add", Add(), conv, short, group=group)
+
+
+def network(choices: Choices) -> Network:
+    """The network of `choices`. Raises DisconnectedError where its cell leads nowhere."""
+    width, resolution = choices["cell.width"], choices["cell.resolution"]
+    ops = {(i, j): choices[f"cell.edge{i}{j}"] for i, j in EDGES}
+    ends = GROUPS.index("ends")
+    plan = Plan()
+    at = plan.add("stem", Convolution(width, 3, image=True), IMAGE, group=ends)
+    for stage in range(3):
+        if stage:
+            at = add_reduction(plan, f"stage{stage}.reduce", at, width << stage, stage)
+        for cell in range(choices["cell.depth"]):
+            at = add_cell(plan, f"stage{stage}.cell{cell}", at, ops, width << stage, stage)
+    at = plan.add("head.relu1", Activation(), at, group=ends)
+    at = plan.add("head.pool", GlobalPool(), at, group=ends)
+    at = plan.add("head.relu2", Activation(), at, group=ends)
+    plan.add("head.dense", Dense(N_CLASSES), at, group=ends)
+    return Network(live(plan.steps), (resolution, resolution, 3), GROUPS)
+
+
+def build(choices: Choices):
+    """The float network of `choices` as a `keras.Model`, freshly initialized."""
+    return network(choices).keras()
+
+
+def layers(choices: Choices) -> Layers:
+    """Its rows for the hardware model, in the chosen bits, at the serving batch."""
+    return network(choices).layers(precisions(choices), choices["serve.batch"])

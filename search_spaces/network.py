@@ -1,0 +1,133 @@
+"""A network as data: a list of steps, and the walks over it.
+
+A family of networks (`cell.py`) only writes down the steps. Costs, shapes, parameters, the
+functional TensorFlow of the training loop and the Keras model each walk that one list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from hwmodel.workload import Layers
+from search_spaces.ops import Parameter, Precision, Shape
+
+IMAGE = -1  # the input of a step that reads the image
+
+
+class Step(NamedTuple):
+    """One operation in place. inputs: positions of earlier steps, or IMAGE; group: of its bits."""
+
+    name: str
+    op: Any
+    inputs: tuple[int, ...]
+    group: int
+
+
+class Place(NamedTuple):
+    """A learned tensor in place: the step that owns it, its bit-width group, and what it is."""
+
+    step: int
+    group: int
+    parameter: Parameter
+
+
+class Plan:
+    """Writes steps down one after the other; `add` returns the position to name as an input."""
+
+    def __init__(self):
+        self.steps: list[Step] = []
+
+    def add(self, name: str, op, *inputs: int, group: int) -> int:
+        self.steps.append(Step(name, op, inputs, group))
+        return len(self.steps) - 1
+
+
+def live(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """The steps that the last one depends on, renumbered: what nothing reads is not built."""
+    needed = {len(steps) - 1}
+    for i in range(len(steps) - 1, -1, -1):
+        if i in needed:
+            needed.update(j for j in steps[i].inputs if j != IMAGE)
+    order = {old: new for new, old in enumerate(sorted(needed))} | {IMAGE: IMAGE}
+    return tuple(
+        steps[old]._replace(inputs=tuple(order[j] for j in steps[old].inputs))
+        for old in sorted(needed)
+    )
+
+
+@dataclass(frozen=True)
+class Network:
+    """Steps in order, the last of which gives the class scores; hashable: equal ones share a
+    compiled program.
+
+    image: (height, width, channels) of the input; groups: the names of the bit-width groups.
+    """
+
+    steps: tuple[Step, ...]
+    image: Shape
+    groups: tuple[str, ...]
+
+    @cached_property
+    def inputs(self) -> list[list[Shape]]:
+        """The shapes that each step reads."""
+        outputs: list[Shape] = []
+        inputs = []
+        for step in self.steps:
+            inputs.append([self.image if j == IMAGE else outputs[j] for j in step.inputs])
+            outputs.append(step.op.shape(inputs[-1]))
+        return inputs
+
+    @cached_property
+    def places(self) -> list[Place]:
+        """Every learned tensor, in the order of the steps."""
+        return [
+            Place(i, step.group, parameter)
+            for i, step in enumerate(self.steps)
+            for parameter in step.op.parameters(self.inputs[i])
+        ]
+
+    def layers(self, precisions: Sequence[Precision], batch: int) -> Layers:
+        """Rows for the hardware model; precisions: one a group."""
+        return Layers.from_rows([
+            row
+            for i, step in enumerate(self.steps)
+            for row in step.op.cost(step.name, self.inputs[i], precisions[step.group], batch)
+        ])
+
+    def apply(self, images, weights: Sequence[dict], activation_bits, context):
+        """Class scores [n, classes] of functional TensorFlow.
+
+        images: float [n, height, width, channels]; weights: one dictionary of tensors a step;
+        activation_bits: int32 [groups]; context: how to quantize and normalize (nas/train.py).
+        """
+        values: list = []
+        for i, step in enumerate(self.steps):
+            tensors = [images if j == IMAGE else values[j] for j in step.inputs]
+            values.append(step.op.apply(tensors, weights[i], activation_bits[step.group], context))
+        return values[-1][:, 0, 0, :]
+
+    def keras(self, clips: Sequence[float] | None = None,
+              activation_bits: Sequence[int] | None = None):
+        """The same as a plain functional `keras.Model`, with its own fresh weights.
+
+        clips: the learned clip of every `Activation`, in order, with activation_bits one a group:
+        the activations are then quantized in the model; without them it is the float network.
+        """
+        import keras
+
+        image = keras.Input(self.image, name="image")
+        ranges = iter(clips) if clips is not None else None
+        values: list = []
+        for step in self.steps:
+            tensors = [image if j == IMAGE else values[j] for j in step.inputs]
+            clip = bits = None
+            if ranges is not None and any(
+                p.kind == "clip" for p in step.op.parameters([t.shape[1:] for t in tensors])
+            ):
+                clip, bits = float(next(ranges)), int(activation_bits[step.group])
+            values.append(step.op.keras(tensors, step.name, clip, bits))
+        scores = keras.layers.Flatten(name="scores")(values[-1])
+        return keras.Model(image, scores)

@@ -1,0 +1,278 @@
+"""Every network operation, written once, with its faces side by side.
+
+An operation is a small frozen dataclass:
+
+    shape(inputs)            the output's (height, width, channels) from the inputs'
+    parameters(inputs)       what it learns: a list of Parameter
+    cost(name, inputs, ...)  its rows for the hardware model
+    apply(tensors, ...)      functional TensorFlow, for the fast training loop
+    keras(tensors, ...)      standard Keras layers, for the exported model
+
+Precision in hardware: products read activations and weights in the bits chosen, sums between
+layers (outputs of products, poolings, additions) are kept in 16 bits, and an `Activation` is where
+a sum is brought down to the chosen bits. Batch normalization is folded into the requantization.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from hwmodel import workload
+
+SUM_BITS = 16
+IMAGE_BITS = 8
+
+Shape = tuple[int, int, int]
+
+
+class Parameter(NamedTuple):
+    """A learned tensor. kind: "kernel" (quantized, decayed), "scale", "shift", or "clip"."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: str
+
+
+class Precision(NamedTuple):
+    """Bits of the weights and of the activations that enter a product."""
+
+    weights: int
+    activations: int
+
+    @property
+    def sums(self) -> int:
+        return max(SUM_BITS, self.activations)
+
+
+def halved(size: int, stride: int) -> int:
+    """Output height or width under "same" padding."""
+    return -(-size // stride)
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A dense convolution, "same" padding, and batch normalization.
+
+    image: whether it reads the 8-bit image rather than activations in the chosen bits.
+    """
+
+    filters: int
+    kernel: int
+    stride: int = 1
+    image: bool = False
+
+    def shape(self, inputs: list[Shape]) -> Shape:
+        height, width, _ = inputs[0]
+        return halved(height, self.stride), halved(width, self.stride), self.filters
+
+    def parameters(self, inputs: list[Shape]) -> list[Parameter]:
+        return [
+            Parameter("kernel", (self.kernel, self.kernel, inputs[0][2], self.filters), "kernel"),
+            Parameter("gamma", (self.filters,), "scale"),
+            Parameter("beta", (self.filters,), "shift"),
+        ]
+
+    def cost(self, name, inputs, precision: Precision, batch: int) -> list:
+        height, width, channels = inputs[0]
+        return [
+            workload.conv(
+                name, batch=batch, height=height, width=width, in_channels=channels,
+                out_channels=self.filters, kernel=self.kernel, stride=self.stride, padding="same",
+                weight_bits=precision.weights,
+                activation_bits=IMAGE_BITS if self.image else precision.activations,
+                output_bits=precision.sums)  # fmt: skip
+        ]
+
+    def apply(self, tensors, weights, bits, context):
+        import tensorflow as tf
+
+        y = tf.nn.conv2d(tensors[0], weights["kernel"], self.stride, "SAME")
+        return context.normalize(y, weights["gamma"], weights["beta"])
+
+    def keras(self, tensors, name, clip, bits):
+        import keras
+
+        y = keras.layers.Conv2D(self.filters, self.kernel, self.stride, "same", use_bias=False,
+                                name=name)(tensors[0])  # fmt: skip
+        return keras.layers.BatchNormalization(epsilon=1e-5, name=f"{name}.norm")(y)
+
+
+@dataclass(frozen=True)
+class Activation:
+    """ReLU, and the quantization of what the next products read."""
+
+    def shape(self, inputs: list[Shape]) -> Shape:
+        return inputs[0]
+
+    def parameters(self, inputs: list[Shape]) -> list[Parameter]:
+        return [Parameter("clip", (), "clip")]
+
+    def cost(self, name, inputs, precision: Precision, batch: int) -> list:
+        height, width, channels = inputs[0]
+        # applied as its input is produced: it reads nothing from memory and writes the small copy
+        return [
+            workload.elementwise(
+                name, batch=batch, height=height, width=width, channels=channels, n_inputs=0,
+                activation_bits=precision.activations, output_bits=precision.activations)  # fmt: skip
+        ]
+
+    def apply(self, tensors, weights, bits, context):
+        return context.quantize(tensors[0], weights["clip"], bits)
+
+    def keras(self, tensors, name, clip, bits):
+        import keras
+
+        if clip is None:
+            return keras.layers.ReLU(name=name)(tensors[0])
+        steps = 2.0**bits - 1
+        y = keras.ops.clip(tensors[0], 0.0, clip)
+        return keras.ops.round(y * (steps / clip)) * (clip / steps)
+
+
+@dataclass(frozen=True)
+class AveragePool:
+    """The mean over a window, "same" padding, cells outside the image not counted."""
+
+    kernel: int
+    stride: int = 1
+
+    def shape(self, inputs: list[Shape]) -> Shape:
+        height, width, channels = inputs[0]
+        return halved(height, self.stride), halved(width, self.stride), channels
+
+    def parameters(self, inputs: list[Shape]) -> list[Parameter]:
+        return []
+
+    def cost(self, name, inputs, precision: Precision, batch: int) -> list:
+        height, width, channels = inputs[0]
+        return [
+            workload.pool(
+                name, batch=batch, height=height, width=width, channels=channels,
+                kernel=self.kernel, stride=self.stride, padding="same",
+                activation_bits=precision.sums, output_bits=precision.sums)  # fmt: skip
+        ]
+
+    def apply(self, tensors, weights, bits, context):
+        import tensorflow as tf
+
+        return tf.nn.avg_pool2d(tensors[0], self.kernel, self.stride, "SAME")
+
+    def keras(self, tensors, name, clip, bits):
+        import keras
+
+        return keras.layers.AveragePooling2D(self.kernel, self.stride, "same", name=name)(
+            tensors[0]
+        )
+
+
+@dataclass(frozen=True)
+class Add:
+    """The sum of two or more tensors of one shape."""
+
+    def shape(self, inputs: list[Shape]) -> Shape:
+        return inputs[0]
+
+    def parameters(self, inputs: list[Shape]) -> list[Parameter]:
+        return []
+
+    def cost(self, name, inputs, precision: Precision, batch: int) -> list:
+        height, width, channels = inputs[0]
+        return [
+            workload.elementwise(
+                name, batch=batch, height=height, width=width, channels=channels,
+                n_inputs=len(inputs), activation_bits=precision.sums,
+                output_bits=precision.sums)  # fmt: skip
+        ]
+
+    def apply(self, tensors, weights, bits, context):
+        total = tensors[0]
+        for tensor in tensors[1:]:
+            total = total + tensor
+        return total
+
+    def keras(self, tensors, name, clip, bits):
+        import keras
+
+        return keras.layers.Add(name=name)(tensors)
+
+
+@dataclass(frozen=True)
+class GlobalPool:
+    """The mean over the whole image; its output is 1 x 1."""
+
+    def shape(self, inputs: list[Shape]) -> Shape:
+        return 1, 1, inputs[0][2]
+
+    def parameters(self, inputs: list[Shape]) -> list[Parameter]:
+        return []
+
+    def cost(self, name, inputs, precision: Precision, batch: int) -> list:
+        height, width, channels = inputs[0]
+        return [
+            workload.pool(
+                name, batch=batch, height=height, width=width, channels=channels,
+                kernel=(height, width), stride=(height, width), padding="valid",
+                activation_bits=precision.activations, output_bits=precision.sums)  # fmt: skip
+        ]
+
+    def apply(self, tensors, weights, bits, context):
+        import tensorflow as tf
+
+        return tf.reduce_mean(tensors[0], [1, 2], keepdims=True)
+
+    def keras(self, tensors, name, clip, bits):
+        import keras
+
+        return keras.layers.GlobalAveragePooling2D(keepdims=True, name=name)(tensors[0])
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A product with every input, and a bias; its output is 1 x 1 x units."""
+
+    units: int
+
+    def shape(self, inputs: list[Shape]) -> Shape:
+        return 1, 1, self.units
+
+    def parameters(self, inputs: list[Shape]) -> list[Parameter]:
+        height, width, channels = inputs[0]
+        return [
+            Parameter("kernel", (height * width * channels, self.units), "kernel"),
+            Parameter("bias", (self.units,), "shift"),
+        ]
+
+    def cost(self, name, inputs, precision: Precision, batch: int) -> list:
+        height, width, channels = inputs[0]
+        return [
+            workload.dense(
+                name, batch=batch, inputs=height * width * channels, outputs=self.units,
+                weight_bits=precision.weights, activation_bits=precision.activations,
+                output_bits=precision.sums)  # fmt: skip
+        ]
+
+    def apply(self, tensors, weights, bits, context):
+        import tensorflow as tf
+
+        flat = tf.reshape(tensors[0], [-1, weights["kernel"].shape[0]])
+        y = tf.matmul(flat, weights["kernel"]) + weights["bias"]
+        return tf.reshape(y, [-1, 1, 1, self.units])
+
+    def keras(self, tensors, name, clip, bits):
+        import keras
+
+        flat = keras.layers.Flatten(name=f"{name}.flat")(tensors[0])
+        y = keras.layers.Dense(self.units, name=name)(flat)
+        return keras.layers.Reshape((1, 1, self.units), name=f"{name}.map")(y)
+
+
+# name -> class. The contract test runs over this table: the faces of each must agree.
+OPS = {
+    "convolution": Convolution,
+    "activation": Activation,
+    "average_pool": AveragePool,
+    "add": Add,
+    "global_pool": GlobalPool,
+    "dense": Dense,
+}

@@ -1,0 +1,24 @@
+"""Bit-widths: of weights and of activations, a stage each; first and last layer apart."""
+
+from __future__ import annotations
+
+from search_spaces.ops import Precision
+from search_spaces.space import Choices, Decision, Space
+
+GROUPS = ("stage0", "stage1", "stage2", "ends")  # "ends": the first and the last layer
+BITS = (2, 3, 4, 5, 6, 7, 8, 16, 32)
+
+SPACE = Space(
+    [Decision(f"bits.weights.{group}", BITS) for group in GROUPS[:-1]]
+    + [Decision(f"bits.activations.{group}", BITS) for group in GROUPS[:-1]]
+    + [Decision("bits.ends", (4, 8, 16, 32))]
+)
+
+
+def precisions(choices: Choices) -> list[Precision]:
+    """The precision of every group, in the order of GROUPS."""
+    ends = choices["bits.ends"]
+    return [
+        Precision(choices[f"bits.weights.{group}"], choices[f"bits.activations.{group}"])
+        for group in GROUPS[:-1]
+    ] + [Precision(ends, ends)]
