@@ -1,0 +1,69 @@
+"""Area by component: processing elements, SRAMs, vector unit.
+
+Adders and multipliers are Horowitz's at 45 nm (ISSCC 2014; recalled from the paper). He has neither
+SRAM nor flip-flops: the SRAM is CACTI 7.0's (Balasubramonian et al., TACO 2017; run for a 64-bit
+RAM of 45 nm LSTP cells with ECC: 3.48, 3.51 and 3.19 µm² a byte at 16 KiB, 1 MiB and 8 MiB), and a
+flip-flop is Aladdin's at 40 nm (Shao et al., ISCA 2014). Wires, control and pads are not counted,
+so a real die is larger. 28 nm is the 45 nm table scaled by (28/45)², an estimate.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hwmodel.config import MULTIPLIERS, Configs
+
+ADD_INT8_UM2, ADD_INT16_UM2, ADD_INT32_UM2 = 36.0, 67.0, 137.0
+MULTIPLY_INT8_UM2 = 282.0
+MULTIPLY_FP16_UM2, ADD_FP16_UM2, ADD_FP32_UM2 = 1640.0, 1360.0, 4184.0
+REGISTER_UM2_PER_BIT = 5.98
+SRAM_UM2_PER_BYTE = 3.5
+
+# Multiplier and adders as in `energy.ELEMENT_PJ`; a multiplier's area grows with both widths.
+ELEMENT_UM2 = {
+    "fixed8": MULTIPLY_INT8_UM2 + ADD_INT32_UM2,
+    "fixed16": 4 * MULTIPLY_INT8_UM2 + ADD_INT32_UM2,
+    "bf16": MULTIPLY_FP16_UM2 + ADD_FP32_UM2,
+    "composable": MULTIPLY_INT8_UM2 + 12 * ADD_INT8_UM2 + 3 * ADD_INT16_UM2 + ADD_INT32_UM2,
+    "bit-serial": MULTIPLY_INT8_UM2 + 8 * ADD_INT16_UM2 + ADD_INT32_UM2,
+}
+# Width of the two operand registers; a sum register of 32 bits comes on top.
+OPERAND_BITS = {"fixed8": 8, "fixed16": 16, "bf16": 16, "composable": 32, "bit-serial": 64}
+ACCUMULATOR_BITS = 32
+LANE_UM2 = MULTIPLY_FP16_UM2 + ADD_FP16_UM2 + 3 * 16 * REGISTER_UM2_PER_BIT
+
+
+def area_scale(technology_nm):
+    """Area relative to 45 nm: the square of the feature size."""
+    return (technology_nm / 45.0) ** 2
+
+
+def array_area_mm2(configs: Configs) -> np.ndarray:
+    """[n_configs] the processing elements; a second weight plane is one operand register more."""
+    style = configs.codes("multiplier")
+    logic = np.array([ELEMENT_UM2[name] for name in MULTIPLIERS])[style]
+    operand_bits = np.array([OPERAND_BITS[name] for name in MULTIPLIERS])[style]
+    register_bits = operand_bits * (2 + configs.double_weight_plane) + ACCUMULATOR_BITS
+    element = logic + register_bits * REGISTER_UM2_PER_BIT
+    return configs.rows * configs.columns * element * area_scale(configs.technology_nm) * 1e-6
+
+
+def vector_area_mm2(configs: Configs) -> np.ndarray:
+    """[n_configs] the lanes of the vector unit, three operand registers each."""
+    return configs.vector_lanes * LANE_UM2 * area_scale(configs.technology_nm) * 1e-6
+
+
+def logic_area_mm2(configs: Configs) -> np.ndarray:
+    """[n_configs] everything but the SRAMs."""
+    return array_area_mm2(configs) + vector_area_mm2(configs)
+
+
+def sram_area_mm2(configs: Configs) -> np.ndarray:
+    """[n_configs] the three SRAMs."""
+    sizes = configs.sram_input_bytes + configs.sram_weight_bytes + configs.sram_output_bytes
+    return sizes * SRAM_UM2_PER_BYTE * area_scale(configs.technology_nm) * 1e-6
+
+
+def area_mm2(configs: Configs) -> np.ndarray:
+    """[n_configs] the whole accelerator, without wires and pads."""
+    return logic_area_mm2(configs) + sram_area_mm2(configs)

@@ -1,0 +1,329 @@
+"""What rows cost on machines: the family's formulas applied to columns that broadcast.
+
+What depends on the rows alone (`array_work`, `vector_work`) or on the machines alone (`machines`)
+is worked out once, so that the inner product of the two holds only what depends on both. Callers
+shape the columns: [rows, 1] against [configs], [rows] against [configs, 1], or [rows] against
+[rows] for pairs.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from hwmodel import area, energy, systolic
+from hwmodel.config import MULTIPLIERS, Configs
+from hwmodel.systolic import ACCUMULATOR_BYTES, Extents
+from hwmodel.workload import DEPTHWISE, VECTOR, Layers
+
+LANE_BITS = 16  # wider words take a lane several cycles
+
+
+class Design(NamedTuple):
+    """The choices that select a formula; machines are priced in groups of equal design."""
+
+    dataflow: str
+    double_plane: bool
+    multiplier: str
+    depthwise_on: str
+
+
+class Machines(NamedTuple):
+    """Columns of accelerators, float64 [n_configs]."""
+
+    rows: np.ndarray
+    columns: np.ndarray
+    per_row: np.ndarray  # 1 / rows
+    per_column: np.ndarray
+    half_input: np.ndarray  # usable bytes of each double-buffered SRAM
+    half_weight: np.ndarray
+    half_output: np.ndarray
+    cycles_per_dram_byte: np.ndarray
+    lanes: np.ndarray
+    input_port_bytes: np.ndarray  # a cycle, what feeds the array's edge at its peak rate
+    output_port_bytes: np.ndarray
+    clock_hz: np.ndarray
+    element_j: np.ndarray
+    lane_j: np.ndarray
+    sram_input_j: np.ndarray  # per byte
+    sram_weight_j: np.ndarray
+    sram_output_j: np.ndarray
+    leakage_w: np.ndarray
+    area_mm2: np.ndarray
+
+
+class ArrayWork(NamedTuple):
+    """Columns of rows that run on the array, float64 [n_rows], for one dataflow and multiplier.
+
+    Sizes are of one product; what ends in `_moved` is of all repeats and products.
+    """
+
+    mapped_rows: np.ndarray
+    mapped_columns: np.ndarray
+    mapped_stream: np.ndarray
+    stream_cycles: np.ndarray  # mapped_stream times the passes of the row's bits
+    groups: np.ndarray
+    repeat: np.ndarray
+    input_bytes: np.ndarray
+    weight_bytes: np.ndarray
+    weight_column_bytes: np.ndarray
+    n: np.ndarray
+    dram_inputs: np.ndarray  # bytes of all products, one repeat
+    dram_weights: np.ndarray
+    dram_once: np.ndarray
+    sram_inputs_moved: np.ndarray
+    sram_weights_moved: np.ndarray
+    sram_outputs_moved: np.ndarray
+
+
+class VectorWork(NamedTuple):
+    """Columns of rows that run on the vector unit, float64 [n_rows]."""
+
+    lane_cycles: np.ndarray  # of one lane, one repeat
+    repeat: np.ndarray
+    dram_once: np.ndarray
+    sram_inputs: np.ndarray
+    sram_weights: np.ndarray
+    sram_outputs: np.ndarray
+
+
+class EdgeWork(NamedTuple):
+    """Columns of the rows at a network's edge, [n_networks]: what fills it first or drains last."""
+
+    on_array: np.ndarray
+    m: np.ndarray
+    k: np.ndarray
+    n: np.ndarray
+    input_words: np.ndarray
+    output_words: np.ndarray
+    weight_bytes: np.ndarray  # of a word
+    input_bytes: np.ndarray
+    output_bytes: np.ndarray
+
+
+class RowCosts(NamedTuple):
+    """What each row costs, in shapes that broadcast. The last four are totals of all repeats."""
+
+    compute_cycles: np.ndarray  # one repeat
+    dram_cycles: np.ndarray
+    sram_cycles: np.ndarray | float
+    cycles: np.ndarray
+    dram_bytes: np.ndarray
+    sram_input_bytes: np.ndarray
+    sram_weight_bytes: np.ndarray
+    sram_output_bytes: np.ndarray
+
+
+def machines(configs: Configs) -> Machines:
+    """Columns of `configs`."""
+    style = configs.codes("multiplier")
+    rows, columns = configs.rows.astype(np.float64), configs.columns.astype(np.float64)
+    operand_bytes = np.array([area.OPERAND_BITS[name] for name in MULTIPLIERS])[style] / 8
+    return Machines(
+        rows=rows,
+        columns=columns,
+        per_row=1 / rows,
+        per_column=1 / columns,
+        half_input=configs.sram_input_bytes / 2,
+        half_weight=configs.sram_weight_bytes / 2,
+        half_output=configs.sram_output_bytes / 2,
+        cycles_per_dram_byte=configs.clock_hz / configs.dram_bandwidth,
+        lanes=configs.vector_lanes.astype(np.float64),
+        input_port_bytes=rows * operand_bytes,
+        output_port_bytes=columns * ACCUMULATOR_BYTES,
+        clock_hz=configs.clock_hz,
+        element_j=energy.element_joules(configs),
+        lane_j=energy.lane_joules(configs),
+        sram_input_j=energy.sram_joules_per_byte(configs, "input"),
+        sram_weight_j=energy.sram_joules_per_byte(configs, "weight"),
+        sram_output_j=energy.sram_joules_per_byte(configs, "output"),
+        leakage_w=energy.leakage_watts(configs),
+        area_mm2=area.area_mm2(configs),
+    )
+
+
+def runs_on_array(layers: Layers, depthwise_on: str) -> np.ndarray:
+    """[n_rows] whether the array runs the row; the vector unit runs the others."""
+    if depthwise_on == "array":
+        return layers.kind != VECTOR
+    return (layers.kind != VECTOR) & (layers.kind != DEPTHWISE)
+
+
+def element_cycles(layers: Layers, multiplier: str) -> np.ndarray:
+    """[n_rows] busy cycles of processing elements, were every row to run on the array."""
+    row_passes = systolic.passes(multiplier, layers.weight_bits, layers.activation_bits)
+    return layers.row_macs * row_passes
+
+
+def lane_cycles(layers: Layers) -> np.ndarray:
+    """[n_rows] busy cycles of vector lanes, one repeat, were every row to run on them."""
+    return layers.vector_ops * np.ceil(layers.activation_bits / LANE_BITS)
+
+
+def array_work(layers: Layers, design: Design) -> ArrayWork:
+    """Columns of `layers` for the array."""
+    m, k, n, groups, repeat = (
+        column.astype(np.float64)
+        for column in (layers.m, layers.k, layers.n, layers.groups, layers.repeat)
+    )
+    mapped = systolic.extents(design.dataflow, m, k, n)
+    row_passes = systolic.passes(design.multiplier, layers.weight_bits, layers.activation_bits)
+    word_in, word_weight = layers.activation_bits / 8, layers.weight_bits / 8
+    word_out = layers.output_bits / 8
+    # Sums wait in the output SRAM at full width; output-stationary ones leave the array finished.
+    word_sum = word_out if design.dataflow == "os" else ACCUMULATOR_BYTES
+    products = groups * repeat
+    input_bytes = layers.input_words * word_in
+    weight_bytes = k * n * word_weight
+    other_parameters = layers.parameter_bytes - weight_bytes * groups
+    return ArrayWork(
+        mapped_rows=mapped.rows,
+        mapped_columns=mapped.columns,
+        mapped_stream=mapped.stream,
+        stream_cycles=np.ceil(mapped.stream * row_passes),
+        groups=groups,
+        repeat=repeat,
+        input_bytes=input_bytes,
+        weight_bytes=weight_bytes,
+        weight_column_bytes=k * word_weight,
+        n=n,
+        dram_inputs=input_bytes * groups,
+        dram_weights=weight_bytes * groups,
+        dram_once=layers.output_words * word_out + other_parameters,
+        sram_inputs_moved=m * k * word_in * products,
+        sram_weights_moved=weight_bytes * products,
+        sram_outputs_moved=m * n * word_sum * products,
+    )
+
+
+def vector_work(layers: Layers) -> VectorWork:
+    """Columns of `layers` for the vector unit. Depthwise rows read each window's words anew and
+    keep a channel's weights in the lanes."""
+    depthwise = layers.kind == DEPTHWISE
+    word_in, word_out = layers.activation_bits / 8, layers.output_bits / 8
+    input_words = np.where(depthwise, layers.vector_ops, layers.input_words)
+    return VectorWork(
+        lane_cycles=lane_cycles(layers),
+        repeat=layers.repeat.astype(np.float64),
+        dram_once=layers.input_words * layers.groups * word_in
+        + layers.output_words * word_out
+        + layers.parameter_bytes,
+        sram_inputs=input_words * word_in,
+        sram_weights=layers.parameter_bytes,
+        sram_outputs=layers.output_words * word_out,
+    )
+
+
+def array_costs(work: ArrayWork, machine: Machines, design: Design) -> RowCosts:
+    """Costs of rows on the array. Its SRAM ports are as wide as its edge, so they never bind."""
+    dataflow = design.dataflow
+    fr = systolic.ceil_ratio(work.mapped_rows, machine.per_row)
+    fc = systolic.ceil_ratio(work.mapped_columns, machine.per_column)
+    mapped = Extents(work.mapped_rows, work.mapped_columns, work.mapped_stream)
+    chunks = systolic.accumulator_chunks(dataflow, mapped, machine.columns, machine.half_output)
+    compute = systolic.compute_cycles(
+        dataflow, design.double_plane, fr * fc, work.stream_cycles, machine.rows, machine.columns,
+        chunks,
+    )
+    compute *= work.groups
+    inputs, weights = systolic.dram_refetches(
+        dataflow,
+        work.input_bytes,
+        work.weight_bytes,
+        work.weight_column_bytes * np.minimum(machine.columns, work.n),
+        machine.half_input,
+        machine.half_weight,
+        fr,
+        fc,
+        chunks,
+    )
+    dram = work.dram_inputs * inputs
+    dram += work.dram_weights * weights
+    dram += work.dram_once
+    dram_cycles = np.ceil(dram * machine.cycles_per_dram_byte)
+    sram = systolic.sram_traffic(
+        dataflow,
+        work.sram_inputs_moved,
+        work.sram_weights_moved,
+        work.sram_outputs_moved,
+        fr,
+        fc,
+        chunks,
+    )
+    return RowCosts(
+        compute_cycles=compute,
+        dram_cycles=dram_cycles,
+        sram_cycles=0.0,
+        cycles=np.maximum(compute, dram_cycles) * work.repeat,
+        dram_bytes=dram * work.repeat,
+        sram_input_bytes=sram.inputs,
+        sram_weight_bytes=sram.weights,
+        sram_output_bytes=sram.outputs,
+    )
+
+
+def streaming_cycles(work: ArrayWork, machine: Machines) -> np.ndarray:
+    """The part of one repeat's compute cycles in which operands stream; the rest is preload and
+    skew."""
+    fr = systolic.ceil_ratio(work.mapped_rows, machine.per_row)
+    fc = systolic.ceil_ratio(work.mapped_columns, machine.per_column)
+    return fr * fc * work.stream_cycles * work.groups
+
+
+def vector_costs(work: VectorWork, machine: Machines) -> RowCosts:
+    """Costs of rows on the vector unit: max(operations / lanes, DRAM, SRAM ports)."""
+    compute = np.ceil(work.lane_cycles / machine.lanes)
+    dram_cycles = np.ceil(work.dram_once * machine.cycles_per_dram_byte)
+    sram_cycles = np.ceil(
+        np.maximum(
+            work.sram_inputs / machine.input_port_bytes,
+            work.sram_outputs / machine.output_port_bytes,
+        )
+    )
+    return RowCosts(
+        compute_cycles=compute,
+        dram_cycles=dram_cycles,
+        sram_cycles=sram_cycles,
+        cycles=np.maximum(np.maximum(compute, dram_cycles), sram_cycles) * work.repeat,
+        dram_bytes=work.dram_once * work.repeat,
+        sram_input_bytes=work.sram_inputs * work.repeat,
+        sram_weight_bytes=work.sram_weights * work.repeat,
+        sram_output_bytes=work.sram_outputs * work.repeat,
+    )
+
+
+def edge_work(layers: Layers, rows: np.ndarray, design: Design) -> EdgeWork:
+    """Columns of the rows at the indices `rows`, a network's first or last ones."""
+    return EdgeWork(
+        on_array=runs_on_array(layers, design.depthwise_on)[rows],
+        m=layers.m[rows].astype(np.float64),
+        k=layers.k[rows].astype(np.float64),
+        n=layers.n[rows].astype(np.float64),
+        input_words=layers.input_words[rows].astype(np.float64),
+        output_words=layers.output_words[rows].astype(np.float64),
+        weight_bytes=layers.weight_bits[rows] / 8,
+        input_bytes=layers.activation_bits[rows] / 8,
+        output_bytes=layers.output_bits[rows] / 8,
+    )
+
+
+def fill_cycles(first: EdgeWork, machine: Machines, design: Design) -> np.ndarray:
+    """Cycles until the first tile of operands of a network's first row has come from DRAM."""
+    tile = systolic.first_tile(
+        design.dataflow, first.m, first.k, first.n, machine.rows, machine.columns
+    )
+    inputs = np.where(first.on_array, np.minimum(tile.inputs, first.input_words), first.input_words)
+    weights = np.where(first.on_array, tile.weights, 0.0)
+    size = np.minimum(inputs * first.input_bytes, machine.half_input)
+    size += np.minimum(weights * first.weight_bytes, machine.half_weight)
+    return np.ceil(size * machine.cycles_per_dram_byte)
+
+
+def drain_cycles(last: EdgeWork, machine: Machines, design: Design) -> np.ndarray:
+    """Cycles until the last tile of outputs of a network's last row has gone to DRAM."""
+    tile = systolic.first_tile(
+        design.dataflow, last.m, last.k, last.n, machine.rows, machine.columns
+    )
+    outputs = np.where(last.on_array, tile.outputs, last.output_words) * last.output_bytes
+    return np.ceil(np.minimum(outputs, machine.half_output) * machine.cycles_per_dram_byte)
