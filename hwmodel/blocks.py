@@ -22,9 +22,7 @@ from hwmodel.rows import (
     array_work,
     drain_cycles,
     edge_work,
-    element_cycles,
     fill_cycles,
-    lane_cycles,
     runs_on_array,
     vector_costs,
     vector_work,
@@ -58,26 +56,15 @@ class Block(NamedTuple):
     vector_offsets: np.ndarray
     first: EdgeWork
     last: EdgeWork
-    busy: np.ndarray  # [n_networks] element-cycles on the array
-    lane_busy: np.ndarray  # [n_networks] lane-cycles on the vector unit
     limits: Limits
 
     def rows_first(self) -> Block:
         """The same block with columns of shape [rows, 1] and [n_networks, 1]."""
-
-        def column(value):
-            return value[:, None]
-
         return Block(
-            ArrayWork(*map(column, self.array)),
-            self.array_offsets,
-            VectorWork(*map(column, self.vector)),
-            self.vector_offsets,
-            EdgeWork(*map(column, self.first)),
-            EdgeWork(*map(column, self.last)),
-            column(self.busy),
-            column(self.lane_busy),
-            Limits(*map(column, self.limits)),
+            *(
+                part if isinstance(part, np.ndarray) else type(part)(*(c[:, None] for c in part))
+                for part in self
+            )
         )
 
 
@@ -99,8 +86,6 @@ def block_of(layers: Layers, design: Design) -> Block:
     """The block of all of `layers`."""
     on_array = runs_on_array(layers, design.depthwise_on)
     array, vector = layers.keep(on_array), layers.keep(~on_array)
-    busy = element_cycles(array, design.multiplier)
-    lane_busy = lane_cycles(vector) * vector.repeat
     return Block(
         array=array_work(array, design),
         array_offsets=array.offsets,
@@ -108,8 +93,6 @@ def block_of(layers: Layers, design: Design) -> Block:
         vector_offsets=vector.offsets,
         first=edge_work(layers, layers.offsets[:-1], design),
         last=edge_work(layers, layers.offsets[1:] - 1, design),
-        busy=sum_networks(busy, array.offsets),
-        lane_busy=sum_networks(lane_busy, vector.offsets),
         limits=Limits(
             *(
                 sum_networks(bits.astype(np.float64), array.offsets, ufunc=np.maximum)
@@ -150,10 +133,14 @@ def evaluate(
     array = array_costs(block.array, array_machine, design)
     vector = vector_costs(block.vector, vector_machine)
 
+    def on_array(field: str) -> np.ndarray:
+        return sum_networks(getattr(array, field), block.array_offsets, axis)
+
+    def on_vector(field: str) -> np.ndarray:
+        return sum_networks(getattr(vector, field), block.vector_offsets, axis)
+
     def total(field: str) -> np.ndarray:
-        return sum_networks(getattr(array, field), block.array_offsets, axis) + sum_networks(
-            getattr(vector, field), block.vector_offsets, axis
-        )
+        return on_array(field) + on_vector(field)
 
     cycles = total("cycles")
     cycles += fill_cycles(block.first, machine, design)
@@ -164,8 +151,8 @@ def evaluate(
         total("sram_input_bytes"),
         total("sram_weight_bytes"),
         total("sram_output_bytes"),
-        block.busy,
-        block.lane_busy,
+        on_array("busy"),
+        on_vector("busy"),
         machine,
     )
     return priced, reason_codes(block.limits, machine, design)
@@ -195,12 +182,11 @@ def figures(
 def reason_codes(limits: Limits, machine: Machines, design: Design) -> np.ndarray:
     """Indices into `REASONS`, uint8; the first reason that holds. A network with no row on the
     array brings it no bits, and nothing is asked of its SRAMs."""
-    max_bits = systolic.STYLES[design.multiplier].max_bits
     least = systolic.least_sram_bytes(design.dataflow, machine.rows, machine.columns, *limits)
     idle = limits.weight_bits == 0
     failed = (
-        limits.weight_bits > max_bits,
-        limits.activation_bits > max_bits,
+        limits.weight_bits > machine.max_bits,
+        limits.activation_bits > machine.max_bits,
         (least.inputs > machine.half_input) & ~idle,
         (least.weights > machine.half_weight) & ~idle,
         (least.outputs > machine.half_output) & ~idle,

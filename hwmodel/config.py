@@ -1,4 +1,4 @@
-"""Accelerators: parameters of the systolic family as arrays of one length, and the named devices."""
+"""Accelerators: parameters of the systolic family as arrays, and the named devices."""
 
 from __future__ import annotations
 
@@ -69,6 +69,7 @@ class Configs:
         technology_nm=45,
     ):
         given = {field: value for field, value in locals().items() if field in FIELDS}
+        self._columns = {}
         arrays = {field: np.atleast_1d(np.asarray(value)) for field, value in given.items()}
         lengths = {field: array.size for field, array in arrays.items() if array.shape != (1,)}
         n_configs = max(lengths.values(), default=1)
@@ -78,8 +79,7 @@ class Configs:
                     f"{field} has shape {list(array.shape)}; give a scalar or one value for each "
                     f"of the {n_configs} configurations"
                 )
-            checked = _checked(field, array)
-            setattr(self, field, np.broadcast_to(checked, n_configs).copy())
+            self._columns[field] = np.broadcast_to(_checked(field, array), n_configs).copy()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -89,11 +89,18 @@ class Configs:
             return f"Configs({len(self)} accelerators)"
         return f"Configs({', '.join(f'{key}={value!r}' for key, value in self.row(0).items())})"
 
+    def __getattr__(self, field: str) -> np.ndarray:
+        if field not in FIELDS:
+            raise AttributeError(f"Configs has no {field!r}; its arrays are {', '.join(FIELDS)}")
+        column = self._columns[field]
+        return np.array(_CHOICES[field])[column] if field in _CHOICES else column
+
     def __getitem__(self, index) -> Configs:
         """A slice, a boolean mask, an index array or one index; always a `Configs`."""
         taken = object.__new__(Configs)
-        for field in FIELDS:
-            setattr(taken, field, np.atleast_1d(getattr(self, field)[index]))
+        taken._columns = {
+            field: np.atleast_1d(column[index]) for field, column in self._columns.items()
+        }
         return taken
 
     def take(self, indices: Sequence[int] | np.ndarray) -> Configs:
@@ -106,16 +113,18 @@ class Configs:
 
     def codes(self, field: str) -> np.ndarray:
         """[n_configs] int64: the place of each choice in its list (`DATAFLOWS`, ...)."""
-        return _codes(getattr(self, field), _CHOICES[field])
+        return self._columns[field]
 
     @classmethod
     def concat(cls, many: Sequence[Configs]) -> Configs:
         """The accelerators of all of `many`, in order. Raises ValueError when there is none."""
         if not many:
             raise ValueError("concat needs at least one Configs, got an empty sequence")
-        return cls(
-            **{field: np.concatenate([getattr(one, field) for one in many]) for field in FIELDS}
-        )
+        joined = object.__new__(cls)
+        joined._columns = {
+            field: np.concatenate([one._columns[field] for one in many]) for field in FIELDS
+        }
+        return joined
 
 
 class Device(NamedTuple):
@@ -182,10 +191,14 @@ def device(name: str) -> Configs:
 
 
 def _checked(field: str, array: np.ndarray) -> np.ndarray:
+    """The column kept for a parameter: numbers, or the codes of choices."""
     if field in _CHOICES:
-        _require(field, array, _codes(array, _CHOICES[field]) >= 0,
-                 "one of " + ", ".join(map(str, _CHOICES[field])))
-        return array.astype(np.int64) if field == "technology_nm" else array.astype(str)
+        choices = _CHOICES[field]
+        codes = np.full(array.shape, -1, dtype=np.int64)
+        for code, choice in enumerate(choices):
+            codes[array == choice] = code
+        _require(field, array, codes >= 0, "one of " + ", ".join(map(str, choices)))
+        return codes
     if field == "double_weight_plane":
         _require(field, array, np.isin(array, (False, True)), "True or False")
         return array.astype(bool)
@@ -206,10 +219,3 @@ def _require(field: str, array: np.ndarray, valid: np.ndarray, wanted: str) -> N
         raise ValueError(
             f"{field} must be {wanted}, got {array[index].item()!r} at configuration {index}"
         )
-
-
-def _codes(array: np.ndarray, choices: tuple) -> np.ndarray:
-    codes = np.full(array.shape, -1, dtype=np.int64)
-    for code, choice in enumerate(choices):
-        codes[array == choice] = code
-    return codes

@@ -1,7 +1,7 @@
 """Prices: layers x accelerators -> latency, energy, area, traffic, in bounded memory.
 
 Network latency = fill + sum over rows of max(compute, DRAM, SRAM, vector) + drain. Accelerators of
-equal design (dataflow, planes, multiplier, engine of depthwise rows) are priced together, so that
+equal design (dataflow, planes, engine of depthwise rows) are priced together, so that
 no array operation computes a formula that is then masked away.
 """
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hwmodel.blocks import REASONS, Figures, block_of, evaluate, figures, reason_codes
-from hwmodel.config import DATAFLOWS, DEPTHWISE_ENGINES, MULTIPLIERS, Configs
+from hwmodel.config import DATAFLOWS, DEPTHWISE_ENGINES, Configs
 from hwmodel.rows import (
     Design,
     Machines,
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     import pandas
 
 PAIRINGS = ("grid", "paired")
-# Elements of one array operation: a dozen live float64 temporaries stay within a core's L2 cache.
-BLOCK = 8192
+# Elements of one array operation: enough that NumPy's cost per call vanishes, few enough that the
+# temporaries stay in the last-level cache and memory stays bounded.
+BLOCK = 65536
 # With fewer rows than this in a block, configurations make the longer, faster inner axis.
 ROWS_LAST = 512
 
@@ -160,14 +161,15 @@ def price_layers(layers: Layers, config: Configs) -> pandas.DataFrame:
     bound[np.flatnonzero(on_array)[filling]] = "fill"
     bound[sram > compute] = "sram"
     bound[dram > np.maximum(compute, sram)] = "dram"
+    busy = rowwise("busy")
     priced = figures(
         cycles,
         rowwise("dram_bytes"),
         rowwise("sram_input_bytes"),
         rowwise("sram_weight_bytes"),
         rowwise("sram_output_bytes"),
-        block.busy,
-        block.lane_busy,
+        np.where(on_array, busy, 0.0),
+        np.where(on_array, 0.0, busy),
         machine,
     )
     table = pandas.DataFrame({"layer": layers.names, "repeat": layers.repeat, **priced._asdict()})
@@ -178,23 +180,17 @@ def price_layers(layers: Layers, config: Configs) -> pandas.DataFrame:
 
 def _designs(configs: Configs) -> list[tuple[Design, np.ndarray]]:
     """The designs that occur, each with the indices of its accelerators."""
+    dataflow, engine = configs.codes("dataflow"), configs.codes("depthwise_on")
     # Output-stationary cycles are the same with one plane or two.
-    planes = configs.double_weight_plane & (configs.codes("dataflow") != DATAFLOWS.index("os"))
-    shape = (len(DATAFLOWS), 2, len(MULTIPLIERS), len(DEPTHWISE_ENGINES))
-    choices = (
-        configs.codes("dataflow"),
-        planes.astype(np.int64),
-        configs.codes("multiplier"),
-        configs.codes("depthwise_on"),
-    )
-    keys = np.ravel_multi_index(choices, shape)
-    order = np.argsort(keys, kind="stable")
-    present, starts = np.unique(keys[order], return_index=True)
+    double_plane = configs.double_weight_plane & (dataflow != DATAFLOWS.index("os"))
+    key = (dataflow * 2 + double_plane) * 2 + engine
+    order = np.argsort(key, kind="stable")
+    starts = np.flatnonzero(np.diff(key[order], prepend=-1))
     designs = []
-    for key, members in zip(present, np.split(order, starts[1:]), strict=True):
-        dataflow, plane, style, engine = np.unravel_index(key, shape)
+    for members in np.split(order, starts[1:]):
+        one = members[0]
         design = Design(
-            DATAFLOWS[dataflow], bool(plane), MULTIPLIERS[style], DEPTHWISE_ENGINES[engine]
+            DATAFLOWS[dataflow[one]], bool(double_plane[one]), DEPTHWISE_ENGINES[engine[one]]
         )
         designs.append((design, members))
     return designs
@@ -215,22 +211,23 @@ def _gather(machine: Machines, index) -> Machines:
 
 
 def _price_grid(layers: Layers, machine: Machines, designs: list, cost: Cost) -> None:
+    machines_of = [_gather(machine, members) for _, members in designs]
     for start, end in _slabs(layers.offsets):
         slab = layers.take(np.arange(start, end))
         rows_last = len(slab) >= ROWS_LAST
         step = max(1, BLOCK // len(slab))
-        for design, members in designs:
+        for (design, members), own in zip(designs, machines_of, strict=True):
             block = block_of(slab, design)
             if not rows_last:
                 block = block.rows_first()
             for at in range(0, len(members), step):
-                chosen = members[at : at + step]
-                some = _gather(machine, (chosen, None) if rows_last else chosen)
+                here = slice(at, at + step)
+                some = _gather(own, (here, None) if rows_last else here)
                 priced, codes = evaluate(
                     block, design, some, some, some, axis=-1 if rows_last else 0
                 )
                 for target, values in zip(_targets(cost), (*priced, codes), strict=True):
-                    target[start:end, chosen] = values.T if rows_last else values
+                    target[start:end, members[here]] = values.T if rows_last else values
 
 
 def _price_pairs(layers: Layers, machine: Machines, designs: list, cost: Cost) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from hwmodel import area, energy, systolic
 from hwmodel.config import MULTIPLIERS, Configs
-from hwmodel.systolic import ACCUMULATOR_BYTES, Extents
+from hwmodel.systolic import ACCUMULATOR_BYTES, Extents, Multiplier
 from hwmodel.workload import DEPTHWISE, VECTOR, Layers
 
 LANE_BITS = 16  # wider words take a lane several cycles
@@ -25,7 +25,6 @@ class Design(NamedTuple):
 
     dataflow: str
     double_plane: bool
-    multiplier: str
     depthwise_on: str
 
 
@@ -40,6 +39,10 @@ class Machines(NamedTuple):
     half_weight: np.ndarray
     half_output: np.ndarray
     cycles_per_dram_byte: np.ndarray
+    unit_weight_bits: np.ndarray
+    unit_activation_bits: np.ndarray
+    units: np.ndarray
+    max_bits: np.ndarray
     lanes: np.ndarray
     input_port_bytes: np.ndarray  # a cycle, what feeds the array's edge at its peak rate
     output_port_bytes: np.ndarray
@@ -52,9 +55,16 @@ class Machines(NamedTuple):
     leakage_w: np.ndarray
     area_mm2: np.ndarray
 
+    @property
+    def multiplier(self) -> Multiplier:
+        """The style of the elements, its fields as columns."""
+        return Multiplier(
+            self.unit_weight_bits, self.unit_activation_bits, self.units, self.max_bits
+        )
+
 
 class ArrayWork(NamedTuple):
-    """Columns of rows that run on the array, float64 [n_rows], for one dataflow and multiplier.
+    """Columns of rows that run on the array, float64 [n_rows], for one dataflow.
 
     Sizes are of one product; what ends in `_moved` is of all repeats and products.
     """
@@ -62,7 +72,9 @@ class ArrayWork(NamedTuple):
     mapped_rows: np.ndarray
     mapped_columns: np.ndarray
     mapped_stream: np.ndarray
-    stream_cycles: np.ndarray  # mapped_stream times the passes of the row's bits
+    weight_bits: np.ndarray
+    activation_bits: np.ndarray
+    macs: np.ndarray  # of all repeats and products
     groups: np.ndarray
     repeat: np.ndarray
     input_bytes: np.ndarray
@@ -103,7 +115,7 @@ class EdgeWork(NamedTuple):
 
 
 class RowCosts(NamedTuple):
-    """What each row costs, in shapes that broadcast. The last four are totals of all repeats."""
+    """What each row costs, in shapes that broadcast. From `cycles` on, of all repeats."""
 
     compute_cycles: np.ndarray  # one repeat
     dram_cycles: np.ndarray
@@ -113,11 +125,14 @@ class RowCosts(NamedTuple):
     sram_input_bytes: np.ndarray
     sram_weight_bytes: np.ndarray
     sram_output_bytes: np.ndarray
+    busy: np.ndarray  # element-cycles on the array, lane-cycles on the vector unit
 
 
 def machines(configs: Configs) -> Machines:
     """Columns of `configs`."""
     style = configs.codes("multiplier")
+    styles = np.array([systolic.STYLES[name] for name in MULTIPLIERS], dtype=np.float64)
+    unit = Multiplier(*styles[style].T)
     rows, columns = configs.rows.astype(np.float64), configs.columns.astype(np.float64)
     operand_bytes = np.array([area.OPERAND_BITS[name] for name in MULTIPLIERS])[style] / 8
     return Machines(
@@ -129,6 +144,10 @@ def machines(configs: Configs) -> Machines:
         half_weight=configs.sram_weight_bytes / 2,
         half_output=configs.sram_output_bytes / 2,
         cycles_per_dram_byte=configs.clock_hz / configs.dram_bandwidth,
+        unit_weight_bits=unit.weight_bits,
+        unit_activation_bits=unit.activation_bits,
+        units=unit.units,
+        max_bits=unit.max_bits,
         lanes=configs.vector_lanes.astype(np.float64),
         input_port_bytes=rows * operand_bytes,
         output_port_bytes=columns * ACCUMULATOR_BYTES,
@@ -150,17 +169,6 @@ def runs_on_array(layers: Layers, depthwise_on: str) -> np.ndarray:
     return (layers.kind != VECTOR) & (layers.kind != DEPTHWISE)
 
 
-def element_cycles(layers: Layers, multiplier: str) -> np.ndarray:
-    """[n_rows] busy cycles of processing elements, were every row to run on the array."""
-    row_passes = systolic.passes(multiplier, layers.weight_bits, layers.activation_bits)
-    return layers.row_macs * row_passes
-
-
-def lane_cycles(layers: Layers) -> np.ndarray:
-    """[n_rows] busy cycles of vector lanes, one repeat, were every row to run on them."""
-    return layers.vector_ops * np.ceil(layers.activation_bits / LANE_BITS)
-
-
 def array_work(layers: Layers, design: Design) -> ArrayWork:
     """Columns of `layers` for the array."""
     m, k, n, groups, repeat = (
@@ -168,7 +176,6 @@ def array_work(layers: Layers, design: Design) -> ArrayWork:
         for column in (layers.m, layers.k, layers.n, layers.groups, layers.repeat)
     )
     mapped = systolic.extents(design.dataflow, m, k, n)
-    row_passes = systolic.passes(design.multiplier, layers.weight_bits, layers.activation_bits)
     word_in, word_weight = layers.activation_bits / 8, layers.weight_bits / 8
     word_out = layers.output_bits / 8
     # Sums wait in the output SRAM at full width; output-stationary ones leave the array finished.
@@ -181,7 +188,9 @@ def array_work(layers: Layers, design: Design) -> ArrayWork:
         mapped_rows=mapped.rows,
         mapped_columns=mapped.columns,
         mapped_stream=mapped.stream,
-        stream_cycles=np.ceil(mapped.stream * row_passes),
+        weight_bits=layers.weight_bits.astype(np.float64),
+        activation_bits=layers.activation_bits.astype(np.float64),
+        macs=layers.row_macs.astype(np.float64),
         groups=groups,
         repeat=repeat,
         input_bytes=input_bytes,
@@ -204,7 +213,7 @@ def vector_work(layers: Layers) -> VectorWork:
     word_in, word_out = layers.activation_bits / 8, layers.output_bits / 8
     input_words = np.where(depthwise, layers.vector_ops, layers.input_words)
     return VectorWork(
-        lane_cycles=lane_cycles(layers),
+        lane_cycles=layers.vector_ops * np.ceil(layers.activation_bits / LANE_BITS),
         repeat=layers.repeat.astype(np.float64),
         dram_once=layers.input_words * layers.groups * word_in
         + layers.output_words * word_out
@@ -222,8 +231,10 @@ def array_costs(work: ArrayWork, machine: Machines, design: Design) -> RowCosts:
     fc = systolic.ceil_ratio(work.mapped_columns, machine.per_column)
     mapped = Extents(work.mapped_rows, work.mapped_columns, work.mapped_stream)
     chunks = systolic.accumulator_chunks(dataflow, mapped, machine.columns, machine.half_output)
+    passes = systolic.passes(machine.multiplier, work.weight_bits, work.activation_bits)
+    stream = np.ceil(work.mapped_stream * passes)
     compute = systolic.compute_cycles(
-        dataflow, design.double_plane, fr * fc, work.stream_cycles, machine.rows, machine.columns,
+        dataflow, design.double_plane, fr * fc, stream, machine.rows, machine.columns,
         chunks,
     )
     compute *= work.groups
@@ -260,6 +271,7 @@ def array_costs(work: ArrayWork, machine: Machines, design: Design) -> RowCosts:
         sram_input_bytes=sram.inputs,
         sram_weight_bytes=sram.weights,
         sram_output_bytes=sram.outputs,
+        busy=work.macs * passes,
     )
 
 
@@ -268,7 +280,8 @@ def streaming_cycles(work: ArrayWork, machine: Machines) -> np.ndarray:
     skew."""
     fr = systolic.ceil_ratio(work.mapped_rows, machine.per_row)
     fc = systolic.ceil_ratio(work.mapped_columns, machine.per_column)
-    return fr * fc * work.stream_cycles * work.groups
+    passes = systolic.passes(machine.multiplier, work.weight_bits, work.activation_bits)
+    return fr * fc * np.ceil(work.mapped_stream * passes) * work.groups
 
 
 def vector_costs(work: VectorWork, machine: Machines) -> RowCosts:
@@ -290,6 +303,7 @@ def vector_costs(work: VectorWork, machine: Machines) -> RowCosts:
         sram_input_bytes=work.sram_inputs * work.repeat,
         sram_weight_bytes=work.sram_weights * work.repeat,
         sram_output_bytes=work.sram_outputs * work.repeat,
+        busy=work.lane_cycles * work.repeat,
     )
 
 

@@ -22,8 +22,8 @@ ACCUMULATOR_BYTES = 4  # partial sums are 32 bits wide in every design modelled 
 class Multiplier(NamedTuple):
     """A style of processing element: its width in bits, and how wide operands slow it down."""
 
-    unit_weight_bits: int
-    unit_activation_bits: int
+    weight_bits: int
+    activation_bits: int
     units: int  # units that work side by side in one element
     max_bits: int
 
@@ -76,15 +76,14 @@ def ceil_ratio(count, reciprocal):
     return np.ceil((count - 0.5) * reciprocal)
 
 
-def passes(style: str, weight_bits, activation_bits):
-    """Cycles that one multiply-accumulate takes one element, relative to its 1-cycle native width.
+def passes(unit: Multiplier, weight_bits, activation_bits):
+    """Cycles that one multiply-accumulate takes one element; its fields may be arrays.
 
     fixed8: ceil(wb/8)·ceil(ab/8); composable: ceil(wb/2)·ceil(ab/2)/16; bit-serial:
     ceil(wb/8)·ab/8.
     """
-    unit = STYLES[style]
-    weight_steps = np.ceil(weight_bits / unit.unit_weight_bits)
-    return weight_steps * np.ceil(activation_bits / unit.unit_activation_bits) / unit.units
+    weight_steps = np.ceil(weight_bits / unit.weight_bits)
+    return weight_steps * np.ceil(activation_bits / unit.activation_bits) / unit.units
 
 
 def accumulator_chunks(dataflow: str, mapped: Extents, columns, half_sram_output_bytes):

@@ -65,8 +65,8 @@ def conv(
 ) -> Row:
     """A 2-D convolution as `groups` products of (B·OH·OW) x (kh·kw·Cin/g) x (Cout/g).
 
-    OH = floor((H + 2p - kh) / s) + 1, or ceil(H / s) for `padding="same"`. `height`, `width` are the
-    input's. Raises ValueError for sizes that are not positive integers, channels that `groups` does
+    OH = floor((H + 2p - kh) / s) + 1, or ceil(H / s) for `padding="same"`; `height` and `width`
+    are the input's. Raises ValueError for sizes that are not positive integers, channels that `groups` does
     not divide, and a kernel larger than its padded input.
     """
     sizes = _positive(
@@ -304,7 +304,7 @@ class Layers:
 
     @classmethod
     def from_rows(cls, rows: Iterable[Row]) -> Layers:
-        """One network from its rows, in the order they run. Raises ValueError when there is none."""
+        """One network from its rows, in the order they run. Raises ValueError for none."""
         rows = list(rows)
         if not rows:
             raise ValueError("a network needs at least one row, got none; build rows with "
@@ -321,9 +321,10 @@ class Layers:
         if not many:
             raise ValueError("concat needs at least one Layers, got an empty sequence")
         starts = np.cumsum([0] + [len(layers) for layers in many])
-        offsets = np.concatenate(
-            [[0]] + [layers.offsets[1:] + start for layers, start in zip(many, starts, strict=False)]
-        ).astype(np.int64)
+        ends = [
+            layers.offsets[1:] + start for layers, start in zip(many, starts[:-1], strict=True)
+        ]
+        offsets = np.concatenate([[0], *ends]).astype(np.int64)
         columns = {
             field: np.concatenate([layers._columns[field] for layers in many]) for field in COLUMNS
         }
@@ -366,7 +367,7 @@ class Layers:
 
     @property
     def parameter_bytes(self) -> np.ndarray:
-        """[n_rows] stored parameters per repeat: product weights at `weight_bits`, the rest at 32."""
+        """[n_rows] stored parameters per repeat: product weights at `weight_bits`, others at 32."""
         weights = self.k * self.n * self.groups
         others = self.row_params_once - weights
         return (weights * self.weight_bits + others * BIAS_BITS) / 8
