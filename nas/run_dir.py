@@ -79,6 +79,17 @@ class RunDir:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise RunError(f"{self.config} is damaged: {error}") from error
 
+    def holder(self) -> str | None:
+        """The live process that holds the run, in words, or None."""
+        if not self.lock_file.exists():
+            return None
+        with open(self.lock_file) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return file.read().strip() or "another process"
+        return None
+
     @contextmanager
     def locked(self):
         """Hold the run for this process; RunError names the live process that holds it already.
@@ -89,10 +100,8 @@ class RunDir:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                file.seek(0)
                 raise RunError(
-                    f"{self.path} is in use by {file.read().strip() or 'another process'}; wait "
-                    "for it, or stop it first"
+                    f"{self.path} is in use by {self.holder()}; wait for it, or stop it first"
                 ) from None
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")

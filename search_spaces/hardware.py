@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from hwmodel.config import Configs
 from search_spaces.space import Choices, Decision, Space
@@ -24,24 +26,39 @@ SPACE = Space([
 ])
 
 
-def configs(choices: Sequence[Choices]) -> Configs:
-    """One systolic accelerator a design; units as in the decisions' names (GB/s, MHz, KiB)."""
+def configs(columns: Mapping[str, Sequence | np.ndarray]) -> Configs:
+    """Systolic accelerators from decision name -> one value each; units as in the names.
 
-    def column(name, default=None):
-        return [c.get(f"hw.{name}", default) for c in choices]
-
-    def scaled(name, factor):
-        return [c[f"hw.{name}"] * factor for c in choices]
-
+    The vector unit is as wide as what leaves the array: one lane a column.
+    """
+    column = {name: np.asarray(values) for name, values in columns.items()}
     return Configs(
-        rows=column("rows"),
-        columns=column("columns"),
-        dataflow=column("dataflow"),
-        double_weight_plane=column("weight_plane", False),
-        multiplier=column("multiplier"),
-        sram_input_bytes=scaled("sram_input_kib", KIB),
-        sram_weight_bytes=scaled("sram_weight_kib", KIB),
-        sram_output_bytes=scaled("sram_output_kib", KIB),
-        dram_bandwidth=scaled("bandwidth_gbps", 1e9),
-        clock_hz=scaled("clock_mhz", 1e6),
+        rows=column["hw.rows"],
+        columns=column["hw.columns"],
+        dataflow=column["hw.dataflow"],
+        double_weight_plane=column["hw.weight_plane"] & (column["hw.dataflow"] == "ws"),
+        multiplier=column["hw.multiplier"],
+        sram_input_bytes=column["hw.sram_input_kib"] * KIB,
+        sram_weight_bytes=column["hw.sram_weight_kib"] * KIB,
+        sram_output_bytes=column["hw.sram_output_kib"] * KIB,
+        dram_bandwidth=column["hw.bandwidth_gbps"] * 1e9,
+        clock_hz=column["hw.clock_mhz"] * 1e6,
+        vector_lanes=column["hw.columns"],
     )
+
+
+def configs_of(designs: Sequence[Choices]) -> Configs:
+    """The accelerator of each design."""
+    return configs({d.name: [c.get(d.name, d.values[0]) for c in designs]
+                    for d in SPACE.decisions})  # fmt: skip
+
+
+def every(space: Space) -> tuple[Space, np.ndarray, Configs]:
+    """Every accelerator of a joint space: its hardware decisions, their encodings [n, decisions],
+    and the n configurations."""
+    hardware = Space([d for d in space.decisions if d.name.startswith("hw.")])
+    encodings = hardware.enumerate()
+    columns = {d.name: np.array(d.values)[encodings[:, i]]
+               for i, d in enumerate(hardware.decisions)}  # fmt: skip
+    columns.setdefault("hw.weight_plane", np.zeros(len(encodings), bool))
+    return hardware, encodings, configs(columns)

@@ -110,11 +110,10 @@ class Activation:
 
     def cost(self, name, inputs, precision: Precision, batch: int) -> list:
         height, width, channels = inputs[0]
-        # applied as its input is produced: it reads nothing from memory and writes the small copy
         return [
             workload.elementwise(
-                name, batch=batch, height=height, width=width, channels=channels, n_inputs=0,
-                activation_bits=precision.activations, output_bits=precision.activations)  # fmt: skip
+                name, batch=batch, elements=height * width * channels, n_inputs=1,
+                activation_bits=precision.sums, output_bits=precision.activations)  # fmt: skip
         ]
 
     def apply(self, tensors, weights, bits, context):
@@ -180,7 +179,7 @@ class Add:
         height, width, channels = inputs[0]
         return [
             workload.elementwise(
-                name, batch=batch, height=height, width=width, channels=channels,
+                name, batch=batch, elements=height * width * channels,
                 n_inputs=len(inputs), activation_bits=precision.sums,
                 output_bits=precision.sums)  # fmt: skip
         ]
@@ -212,7 +211,7 @@ class GlobalPool:
         return [
             workload.pool(
                 name, batch=batch, height=height, width=width, channels=channels,
-                kernel=(height, width), stride=(height, width), padding="valid",
+                kernel=(height, width), padding="valid",
                 activation_bits=precision.activations, output_bits=precision.sums)  # fmt: skip
         ]
 
@@ -247,8 +246,8 @@ class Dense:
         height, width, channels = inputs[0]
         return [
             workload.dense(
-                name, batch=batch, inputs=height * width * channels, outputs=self.units,
-                weight_bits=precision.weights, activation_bits=precision.activations,
+                name, batch=batch, in_features=height * width * channels,
+                out_features=self.units, bias=True, weight_bits=precision.weights, activation_bits=precision.activations,
                 output_bits=precision.sums)  # fmt: skip
         ]
 

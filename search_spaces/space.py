@@ -137,6 +137,14 @@ class Space:
         """`n` encodings, every decision uniform and independent: int64 [n, d], canonical."""
         return self.canonical(rng.integers(0, self.sizes, (n, len(self))))
 
+    def enumerate(self) -> np.ndarray:
+        """Every design once, in order: int64 [n_designs, d]. For spaces that fit in memory."""
+        rows = np.empty((1, 0), np.int64)
+        for size in self.sizes:
+            column = np.tile(np.arange(size), len(rows))
+            rows = np.column_stack([np.repeat(rows, size, axis=0), column])
+        return rows[(rows == self.canonical(rows)).all(1)]
+
     def validate(self, encodings: np.ndarray) -> np.ndarray:
         """The encodings as canonical int64 [n, d]; ValueError where an index is out of range."""
         encodings = np.atleast_2d(np.asarray(encodings))

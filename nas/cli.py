@@ -1,0 +1,264 @@
+"""The command: parse, assemble, call. The only module that prints."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from importlib import metadata
+from pathlib import Path
+
+COLUMNS = {  # of the leaderboard -> heading and format on a terminal
+    "rank": ("#", "{}"),
+    "trial": ("trial", "{}"),
+    "found": ("found by", "{}"),
+    "accuracy": ("accuracy", "{:.1%}"),
+    "latency_s": ("latency", "{:.3g} ms"),
+    "energy_j": ("energy", "{:.3g} uJ"),
+    "area_mm2": ("area", "{:.1f} mm2"),
+}
+SCALES = {"latency_s": 1e3, "energy_j": 1e6}
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="nas", description="Search network cells, bit-widths, batch sizes and the accelerator "
+        "they run on, together.")  # fmt: skip
+    top.add_argument("--version", action="version",
+                     version=f"nas-codesign {metadata.version('nas-codesign')}")  # fmt: skip
+    top.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS,
+                         help=argparse.SUPPRESS)  # fmt: skip
+        return sub
+
+    search = command("search", run_search, "begin a search; see 'nas list presets'")
+    search.add_argument("preset", help="a preset's name or a TOML file")
+    search.add_argument("--run", dest="run_dir", metavar="DIR",
+                        help="a new directory for the run (runs/PRESET-NNN)")  # fmt: skip
+    search.add_argument("--data", metavar="DIR", help="where the data set lies")
+    search.add_argument("--seed", type=int, help="of everything random in the run")
+    search.add_argument("--set", dest="assignments", action="append", default=[],
+                        metavar="KEY=VALUE", help="change a setting or narrow a decision: "
+                        "--set evaluator.epochs=5 --set cell.width=[8,16]")  # fmt: skip
+    resume = command("resume", run_resume, "go on with a run from where it was left")
+    resume.add_argument("dir", metavar="DIR")
+    for sub in (search, resume):
+        sub.add_argument("--trials", type=int, help="how many candidates to train")
+        sub.add_argument("--hours", type=float, help="ask for no new candidates after so long")
+        sub.add_argument("--workers", type=int, help="processes that train, one core each")
+
+    status = command("status", run_status, "say how far a run is")
+    status.add_argument("dir", metavar="DIR")
+    report = command("report", run_report, "print the leaderboard; write it as a page or a table")
+    report.add_argument("dirs", metavar="DIR", nargs="+")
+    report.add_argument("--top", type=int, default=10, metavar="K", help="how many rows (10)")
+    report.add_argument("--html", metavar="FILE", help="write the report to FILE")
+    report.add_argument("--csv", metavar="FILE", help="write the whole leaderboard to FILE")
+    export = command("export", run_export, "write a design that was trained to the end as Keras")
+    export.add_argument("dir", metavar="DIR")
+    which = export.add_mutually_exclusive_group(required=True)
+    which.add_argument("--trial", type=int, metavar="ID")
+    which.add_argument("--best", action="store_true")
+    export.add_argument("--to", required=True, metavar="FILE.keras")
+    listing = command("list", run_list, "what there is to name in a search")
+    listing.add_argument("what", choices=["spaces", "controllers", "evaluators", "rewards",
+                                          "accelerators", "presets"])  # fmt: skip
+    return top
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Errors are one line on standard error: exit status 2 for bad input, 1 for a failure."""
+    options = parser().parse_args(arguments)
+    warnings = logging.StreamHandler()
+    warnings.setLevel(logging.WARNING)
+    warnings.setFormatter(logging.Formatter("nas: %(message)s"))
+    logging.getLogger("nas").addHandler(warnings)
+    try:
+        options.run(options)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (ValueError, RuntimeError, OSError) as error:
+        if options.debug:
+            raise
+        text = " ".join(str(error).split()) or type(error).__name__
+        print(f"nas: {text}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, ValueError) else 1)
+
+
+def run_search(options: argparse.Namespace) -> None:
+    import nas
+    from nas.run import new_run_dir
+
+    given = {name: getattr(options, name) for name in ("trials", "hours", "workers", "seed")}
+    directory = options.run_dir or new_run_dir(options.preset)
+    with resumable(directory):
+        run = nas.search(
+            options.preset, run_dir=directory, data=options.data or "",
+            assignments=tuple(options.assignments),
+            **{name: value for name, value in given.items() if value is not None})  # fmt: skip
+    show_result(run)
+
+
+def run_resume(options: argparse.Namespace) -> None:
+    import nas
+
+    given = {name: getattr(options, name) for name in ("trials", "hours", "workers")}
+    with resumable(options.dir):
+        run = nas.resume(
+            options.dir, **{name: value for name, value in given.items() if value is not None})
+    show_result(run)
+
+
+class resumable:
+    """Says how to go on where a search was interrupted."""
+
+    def __init__(self, directory):
+        self.directory = directory
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if kind is KeyboardInterrupt:
+            print(f"\nstopped; go on with: nas resume {self.directory}", file=sys.stderr)
+
+
+def show_result(run) -> None:
+    """The leaderboard, the best design and where everything is."""
+    table = run.leaderboard()
+    print_table(table, 10)
+    finals = run.finals()
+    for trial, (metrics, _) in finals.items():
+        print(f"trial {trial}, trained {metrics['epochs']} epochs: "
+              f"{metrics['test_accuracy']:.1%} on {metrics['n_test']} untouched test images")  # fmt: skip
+    if len(table):
+        best = int(table["trial"][0])
+        if best in finals:
+            print(f"\nbest design: trial {best}, test accuracy "
+                  f"{finals[best][0]['test_accuracy']:.1%}")  # fmt: skip
+    print(f"report:      {run.dir.report}\nleaderboard: {run.dir.leaderboard}")
+
+
+def print_table(table, top: int) -> None:
+    """The first `top` rows of a leaderboard, aligned."""
+    if not len(table):
+        print("no design was trained within the constraints yet")
+        return
+    rewards = [name for name in table.columns if name.startswith("reward:")]
+    columns = dict(COLUMNS)
+    if len(rewards) == 1:
+        columns[rewards[0]] = ("reward", "{:.4f}")
+    lines = [[heading for heading, _ in columns.values()] + ["network", "bits w/a", "array"]]
+    for _, row in table.head(top).iterrows():
+        cells = [form.format(row[name] * SCALES[name] if name in SCALES else row[name])
+                 for name, (_, form) in columns.items()]  # fmt: skip
+        bits = [f"{row[f'bits.weights.stage{i}']:.0f}/{row[f'bits.activations.stage{i}']:.0f}"
+                for i in range(3)]  # fmt: skip
+        lines.append([
+            *cells,
+            f"{row['cell.depth']}x{row['cell.width']} @{row['cell.resolution']}",
+            " ".join(bits),
+            f"{row['hw.rows']}x{row['hw.columns']} {row['hw.dataflow']} {row['hw.multiplier']} "
+            f"{row['hw.clock_mhz']} MHz"])  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for number, line in enumerate(lines):
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)))
+        if number == 0:
+            print("  ".join("-" * width for width in widths))
+    print()
+
+
+def run_status(options: argparse.Namespace) -> None:
+    from nas.run import Run
+
+    run = Run(options.dir)
+    with run.store() as store:
+        counts = {
+            "trained": store.count("status = 'complete' AND repeats IS NULL"),
+            "running": store.count("status = 'running'"),
+            "failed": store.count("status = 'failed' AND repeats IS NULL"),
+            "infeasible": store.count("status = 'infeasible'"),
+            "repeated": store.count("repeats IS NOT NULL"),
+        }
+        finals = len(store.finals())
+    total = run.config["trials"]
+    print(f"{options.dir}: {counts['trained'] + counts['failed']} of {total} trials, "
+          + ", ".join(f"{n} {name}" for name, n in counts.items())
+          + f", {finals} of {run.config['final']['top']} final trainings")  # fmt: skip
+    print(f"in use by {run.dir.holder()}" if run.dir.holder() else
+          "done" if run.dir.report.exists() and not counts["running"] and
+          counts["trained"] + counts["failed"] >= total else
+          f"not running; go on with: nas resume {options.dir}")  # fmt: skip
+
+
+def run_report(options: argparse.Namespace) -> None:
+    from nas.run import Run
+    from nas.run_dir import write_whole
+
+    runs = [Run(directory) for directory in options.dirs]
+    for run in runs:
+        if len(runs) > 1:
+            print(run.dir.path)
+        print_table(run.leaderboard(), options.top)
+    if options.csv:
+        import pandas
+
+        tables = [run.leaderboard().assign(run=str(run.dir.path)) for run in runs]
+        write_whole(Path(options.csv), pandas.concat(tables).to_csv(index=False))
+        print(f"wrote {options.csv}")
+    if options.html:
+        from nas.report import report
+
+        write_whole(Path(options.html), report(runs))
+        print(f"wrote {options.html}")
+
+
+def run_export(options: argparse.Namespace) -> None:
+    from nas.export import export_keras
+    from nas.run import Run
+
+    run = Run(options.dir)
+    trial = options.trial
+    if options.best:
+        table = run.leaderboard()
+        if not len(table):
+            raise ValueError(f"{options.dir} has no trained design yet; go on with nas resume")
+        trial = int(table["trial"][0])
+    print(f"wrote {export_keras(run, trial, Path(options.to))}")
+
+
+def run_list(options: argparse.Namespace) -> None:
+    from nas import config, controllers, evaluators, reward
+
+    tables = {"controllers": controllers.CONTROLLERS, "evaluators": evaluators.EVALUATORS,
+              "rewards": reward.REWARDS}  # fmt: skip
+    if options.what in tables:
+        for name, cls in tables[options.what].items():
+            print(f"{name:16} {(cls.__doc__ or '').splitlines()[0]}")
+    elif options.what == "presets":
+        for name, text in config.presets().items():
+            print(f"{name:16} {text}")
+    elif options.what == "accelerators":
+        from hwmodel import DEVICES
+
+        for name, device in DEVICES.items():
+            print(f"{name:20} {device.provenance}")
+    else:
+        from search_spaces import FAMILIES, joint
+
+        for family in FAMILIES:
+            space = joint(family)
+            print(f"{family}: {len(space)} decisions, {space.n_designs:.2g} designs")
+            for decision in space.decisions:
+                when = " and ".join(f"{k} in {list(v)}" for k, v in decision.when.items())
+                print(f"  {decision.name:24} {', '.join(map(str, decision.values))}"
+                      + (f"   (when {when})" if when else ""))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""The configuration of a run: presets and TOML files, defaults written out, mistakes named.
+
+    preset, trials, seed, workers, in_flight, hours, constraints
+    [space]       network = "cell", and decision = value or [values] to narrow it
+    [evaluator]   name = "proxy", and its options
+    [controller]  name = "evolution", and its options
+    [reward]      name = "mnasnet", and its options
+    [final]       top: how many designs are trained longer at the end
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from nas import controllers, evaluators, reward
+from nas.run_dir import RunError
+from nas.table import look_up, options
+from nas.trial import METRICS
+from search_spaces import FAMILIES, Space, joint
+from search_spaces.space import nearest
+
+DEFAULTS: dict[str, Any] = {
+    "preset": "",
+    "trials": 32,  # candidates to train; infeasible and repeated ones are not counted
+    "seed": 0,
+    "workers": 2,
+    "in_flight": 4,  # trials asked for ahead of the last one told, whatever the workers
+    "hours": 0.0,  # no new candidates after so many hours; 0: no limit
+    "constraints": [],
+    "space": {"network": "cell"},
+    "evaluator": {"name": "proxy"},
+    "controller": {"name": "evolution"},
+    "reward": {"name": "mnasnet"},
+    "final": {"top": 1},
+}
+LEAST = {"trials": 1, "seed": 0, "workers": 1, "in_flight": 1, "hours": 0, "top": 0}
+TABLES = {
+    "evaluator": evaluators.EVALUATORS,
+    "controller": controllers.CONTROLLERS,
+    "reward": reward.REWARDS,
+}
+HANDED_OVER = ("seed", "n_objectives")  # by the run to its controller, never configured
+
+
+class ConfigError(ValueError):
+    """A mistake in a configuration: what, the value received, what to try."""
+
+
+def presets() -> dict[str, str]:
+    """name -> first line of its comment, of every preset shipped."""
+    found = {}
+    for file in sorted(resources.files("search_spaces.presets").iterdir(), key=lambda f: f.name):
+        if file.name.endswith(".toml"):
+            first = file.read_text("utf-8").splitlines()[0]
+            found[file.name.removesuffix(".toml")] = first.lstrip("# ")
+    return found
+
+
+def read(source: str) -> dict:
+    """The table of a preset's name or of a TOML file's path. Raises ConfigError."""
+    known = presets()
+    if source in known:
+        text = (resources.files("search_spaces.presets") / f"{source}.toml").read_text("utf-8")
+        return {"preset": source, **tomllib.loads(text)}
+    path = Path(source)
+    if not source.endswith(".toml"):
+        raise ConfigError(f"unknown preset '{source}'; {nearest(source, known)} (or a .toml file)")
+    if not path.is_file():
+        raise ConfigError(f"no file {source}; presets are {', '.join(known)}")
+    try:
+        return {"preset": path.stem, **tomllib.loads(path.read_text("utf-8"))}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{source} is not TOML: {error}") from error
+
+
+def assign(table: dict, assignment: str) -> None:
+    """Apply one `key=value` of --set: a key, section.key, or the name of a decision."""
+    key, equals, text = assignment.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise ConfigError(f"--set takes key=value, got '{assignment}'")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # a bare word is a string, as typed at a shell
+    section, dot, rest = key.partition(".")
+    if dot and isinstance(DEFAULTS.get(section), dict):
+        table.setdefault(section, {})[rest] = value
+    elif dot:
+        table.setdefault("space", {})[key] = value
+    else:
+        table[key] = value
+
+
+def complete(table: Mapping) -> dict:
+    """The whole configuration of `table`: every default written out, every key and value checked.
+
+    Raises ConfigError (or a component's own ValueError), naming what is wrong and what is near.
+    """
+    config: dict[str, Any] = {}
+    for key in table:
+        if key not in DEFAULTS:
+            raise ConfigError(f"unknown key '{key}'; {nearest(key, DEFAULTS)}")
+    for key, default in DEFAULTS.items():
+        given = table.get(key, default)
+        if isinstance(default, dict):
+            if not isinstance(given, Mapping):
+                raise ConfigError(f"[{key}] is a table of its own; got {given!r}")
+            config[key] = {**default, **given}
+        else:
+            config[key] = typed(key, given, default)
+    unknown = set(config["final"]) - {"top"}
+    if unknown:
+        raise ConfigError(f"unknown key 'final.{min(unknown)}'; known: final.top")
+    config["final"]["top"] = typed("top", config["final"]["top"], 1)
+    for key, choices in TABLES.items():
+        config[key] = with_options(key, config[key], choices)
+    make_space(config)
+    make_reward(config)
+    make_constraints(config)
+    make_controller(config)
+    make_evaluator(config)
+    return config
+
+
+def typed(key: str, value: Any, default: Any) -> Any:
+    """`value` if it has the type of `default` and is in range; whole numbers serve as floats."""
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not type(default):
+        names = {int: "a whole number", float: "a number", str: "text in quotes",
+                 list: "a list", bool: "true or false", dict: "a table"}  # fmt: skip
+        raise ConfigError(f"{key} must be {names[type(default)]}; got {value!r}")
+    if key in LEAST and not value >= LEAST[key]:
+        raise ConfigError(f"{key} must be at least {LEAST[key]}; got {value}")
+    return value
+
+
+def with_options(section: str, table: Mapping, choices: Mapping[str, type]) -> dict:
+    """A section's table with the defaults of the class that its name picks, as TOML can hold it."""
+    given = {key: value for key, value in table.items() if key != "name"}
+    known = options(look_up(section, choices, table["name"], given, HANDED_OVER))
+    filled = {key: default for key, default in known.items() if key not in HANDED_OVER}
+    return {"name": table["name"], **plain({**filled, **given})}
+
+
+def plain(value: Any) -> Any:
+    """Mappings as dictionaries and sequences as lists."""
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    return [plain(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
+def _options(config: dict, section: str) -> dict:
+    return {key: value for key, value in config[section].items() if key != "name"}
+
+
+def make_space(config: dict) -> Space:
+    """The joint space, narrowed as configured."""
+    narrowed = dict(config["space"])
+    family = narrowed.pop("network")
+    if family not in FAMILIES:
+        raise ConfigError(f"unknown network '{family}'; {nearest(str(family), FAMILIES)}")
+    return joint(family).restrict(narrowed)
+
+
+def make_reward(config: dict):
+    return reward.make(config["reward"]["name"], **_options(config, "reward"))
+
+
+def make_constraints(config: dict) -> list:
+    return [reward.Constraint.parse(text, METRICS) for text in config["constraints"]]
+
+
+def make_controller(config: dict):
+    return controllers.make(
+        config["controller"]["name"], make_space(config), seed=config["seed"],
+        n_objectives=make_reward(config).n_objectives, **_options(config, "controller"))
+
+
+def make_evaluator(config: dict):
+    """The evaluator, not started: its options are checked here, in the parent."""
+    return evaluators.EVALUATORS[config["evaluator"]["name"]](**_options(config, "evaluator"))
+
+
+def load_run(table: dict) -> dict:
+    """The configuration of an existing run; RunError where this version cannot read it."""
+    try:
+        return complete({k: v for k, v in table.items() if k != "versions"})
+    except ValueError as error:
+        raise RunError(f"config.toml of the run is not valid here: {error}") from error

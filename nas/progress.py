@@ -1,0 +1,71 @@
+"""The progress line of a running search."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm import tqdm
+
+from nas import pareto
+from nas.trial import Status, Trial
+
+if TYPE_CHECKING:
+    from nas.run import Run
+
+log = logging.getLogger("nas")
+FRONT = ("accuracy", "latency_s", "energy_j")  # what the front shown is over: up, down, down
+
+
+def front_objectives(trials: list[Trial]) -> np.ndarray:
+    """Accuracy, minus latency, minus energy of complete trials: float [n, 3]."""
+    rows = [[t.metrics[FRONT[0]], *(-t.metrics[name] for name in FRONT[1:])] for t in trials]
+    return np.array(rows, float).reshape(-1, len(FRONT))
+
+
+class Progress:
+    """Trial k of n, the best so far, the size of the front, the time left; and the run's log."""
+
+    def __init__(self, n_trials: int, run: Run, *, shown: bool):
+        with run.store() as store:
+            told = store.trials("told IS NOT NULL AND repeats IS NULL")
+        trained = [t for t in told if t.status is not Status.INFEASIBLE]
+        complete = [t for t in trained if t.status is Status.COMPLETE]
+        self.n_infeasible = len(told) - len(trained)
+        self.best = max((t.metrics["accuracy"] for t in complete), default=0.0)
+        self.front = front_objectives(complete)
+        self.front = self.front[pareto.front(self.front)]
+        self.bar = tqdm(total=n_trials, initial=len(trained), unit="trial", disable=not shown,
+                        dynamic_ncols=True, smoothing=0)  # fmt: skip
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.bar.close()
+
+    def say(self, text: str) -> None:
+        self.bar.set_description_str(text)
+        log.info(text)
+
+    def __call__(self, trial: Trial) -> None:
+        """One trial was told."""
+        if trial.status is Status.INFEASIBLE:
+            self.n_infeasible += 1
+            log.info("trial %d infeasible: %s", trial.id, trial.error)
+            return
+        if trial.repeats is not None:
+            log.info("trial %d repeats trial %d", trial.id, trial.repeats)
+            return
+        if trial.status is Status.FAILED:
+            log.warning("trial %d failed: %s", trial.id, trial.error)
+        else:
+            log.info("trial %d: accuracy %.4f, latency %.3g s, energy %.3g J", trial.id,
+                     *(trial.metrics[name] for name in FRONT))  # fmt: skip
+            self.best = max(self.best, trial.metrics["accuracy"])
+            points = np.concatenate([self.front, front_objectives([trial])])
+            self.front = points[pareto.front(points)]
+        self.bar.set_postfix({"best": f"{self.best:.1%}", "front": len(self.front),
+                              "infeasible": self.n_infeasible}, refresh=False)  # fmt: skip
+        self.bar.update()

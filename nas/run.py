@@ -1,0 +1,233 @@
+"""A run as a whole: begin it, go on with it, read what it found. The Python interface."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import platform
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas import config as configuration
+from nas.executor import LocalExecutor
+from nas.progress import Progress
+from nas.run_dir import RunDir, RunError, next_run, write_whole
+from nas.search import Search
+from nas.store import Store
+from nas.sweep import Sweep
+from nas.trial import Trial, trial_seed
+from search_spaces import Space
+
+if TYPE_CHECKING:
+    import pandas
+
+RUNS = Path("runs")
+log = logging.getLogger("nas")
+
+
+class Run:
+    """A run on disk, read without changing it."""
+
+    def __init__(self, path: str | Path):
+        self.dir = RunDir(path)
+        self.table = self.dir.read_config()
+        self.config = configuration.load_run(self.table)
+        self.space: Space = configuration.make_space(self.config)
+        self.reward = configuration.make_reward(self.config)
+        self.constraints = configuration.make_constraints(self.config)
+        self.sweep = Sweep(self.config["space"]["network"], self.space, self.constraints)
+
+    def __repr__(self) -> str:
+        return f"Run('{self.dir.path}')"
+
+    @contextlib.contextmanager
+    def store(self) -> Iterator[Store]:
+        """The store, open for reading."""
+        store = Store(self.dir.store, read_only=True)
+        try:
+            yield store
+        finally:
+            store.close()
+
+    def trials(self) -> list[Trial]:
+        with self.store() as store:
+            return store.trials()
+
+    def finals(self) -> dict[int, tuple[dict, str]]:
+        """trial id -> (metrics, weights file name) of the designs trained longer at the end."""
+        with self.store() as store:
+            return store.finals()
+
+    def leaderboard(self) -> pandas.DataFrame:
+        """One row a design, best first; see nas/leaderboard.py for the columns."""
+        from nas.leaderboard import leaderboard
+
+        return leaderboard(self)
+
+    def write_results(self) -> None:
+        """Write leaderboard.csv and report.html into the run directory."""
+        from nas.report import report
+
+        table = self.leaderboard()
+        write_whole(self.dir.leaderboard, table.to_csv(index=False, lineterminator="\n"))
+        write_whole(self.dir.report, report([self]))
+
+
+def search(preset: str = "quickstart", *, run_dir: str | Path | None = None, data: str | Path = "",
+           progress: bool = True, settings: Mapping[str, Any] | None = None,
+           assignments: tuple[str, ...] = (), **overrides: Any) -> Run:
+    """Begin a run and stay until its leaderboard: `nas.search("quickstart", trials=40)`.
+
+    preset: the name of a preset or the path of a TOML file. run_dir: a new directory, by default
+    the next `runs/<preset>-NNN`. data: where the data set lies. settings: a table as the TOML file
+    has it, merged over the preset. assignments: `key=value` texts as `--set` takes them.
+    overrides: top-level keys such as trials, seed, workers, hours.
+
+    Raises ValueError (ConfigError, DataError, RunError) before anything is written; SearchError or
+    ExecutorError where the run cannot go on, with everything so far kept.
+    """
+    table = configuration.read(preset)
+    for key, value in {**(settings or {}), **overrides}.items():
+        merge = isinstance(value, Mapping) and isinstance(table.get(key), Mapping)
+        table[key] = {**table[key], **value} if merge else value
+    for assignment in assignments:
+        configuration.assign(table, assignment)
+    if data:
+        # a preset's own subset of the embedded sample stays as it is: another data set is named
+        table["evaluator"] = {**table.get("evaluator", {}), "path": str(Path(data).resolve())}
+    config = configuration.complete(table)
+    configuration.make_evaluator(config).check()
+    run_dir = RunDir(run_dir or new_run_dir(config["preset"]))
+    run_dir.check_new()
+    run_dir.path.mkdir(parents=True, exist_ok=True)
+    with run_dir.locked():
+        Store(run_dir.store, create=True).close()
+        run_dir.create({**config, "versions": versions()})
+        return _go_on(Run(run_dir.path), progress=progress)
+
+
+def resume(path: str | Path, *, progress: bool = True, **overrides: Any) -> Run:
+    """Go on with a run from where it was left. overrides: trials, workers, hours.
+
+    A run that was ended at any instant gives the trials and the leaderboard that it would have
+    given undisturbed. Raises as `search` does.
+    """
+    run = Run(path)
+    table = {**run.config, **overrides}
+    config = configuration.complete(table)
+    configuration.make_evaluator(config).check()
+    with run.dir.locked():
+        then, now = run.table.get("versions", {}), versions()
+        for name in sorted(then.keys() | now.keys()):
+            if then.get(name) != now.get(name):
+                log.warning("the run began with %s %s, this is %s: figures may differ",
+                            name, then.get(name), now.get(name))  # fmt: skip
+        if config != run.config:
+            run.dir.create({**config, "versions": then})
+        return _go_on(Run(path), progress=progress)
+
+
+def new_run_dir(preset: str) -> Path:
+    """The next unused `runs/<preset>-NNN`."""
+    return next_run(RUNS, Path(preset).stem)
+
+
+def versions() -> dict[str, str]:
+    """What the figures of a run depend on beside its configuration."""
+    names = "nas-codesign", "tensorflow", "tensorflow-cpu", "numpy"
+    found = {}
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return {**found, "python": platform.python_version(), "machine": platform.machine()}
+
+
+@contextlib.contextmanager
+def _logging(path: Path) -> Iterator[None]:
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM ends the run as Ctrl-C does: workers stopped, everything told kept."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread: signals are its own business
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _go_on(run: Run, *, progress: bool) -> Run:
+    """Search until the budget is spent, train the finalists, write the results."""
+    config, begun = run.config, time.monotonic()
+    evaluator = config["evaluator"]
+
+    def out_of_time() -> bool:
+        return bool(config["hours"]) and time.monotonic() - begun > 3600 * config["hours"]
+
+    options = {key: value for key, value in evaluator.items() if key != "name"}
+    store = Store(run.dir.store)
+    with (
+        contextlib.closing(store),
+        _logging(run.dir.log),
+        _interruptible(),
+        LocalExecutor(config["workers"], evaluator["name"], options, run.dir.log) as executor,
+        Progress(config["trials"], run, shown=progress) as watch,
+    ):
+        log.info("searching in %s: %s", run.dir.path, run.space)
+        Search(
+            family=config["space"]["network"], space=run.space,
+            controller=configuration.make_controller(config), reward=run.reward,
+            constraints=run.constraints, executor=executor, store=store,
+            n_trials=config["trials"], in_flight=config["in_flight"], seed=config["seed"],
+            out_of_time=out_of_time, watch=watch).run()  # fmt: skip
+        train_finals(run, executor, store, watch)
+    log.info("writing the leaderboard and the report")
+    run.write_results()
+    return run
+
+
+def train_finals(run: Run, executor: LocalExecutor, store: Store, watch: Progress) -> None:
+    """Train the best networks longer, score them on the test images, keep their weights.
+
+    Which ones: the first `final.top` different trials of the leaderboard. Those already trained
+    are passed over, so that a resumed run does only what is missing.
+    """
+    table = run.leaderboard()
+    trials = {trial.id: trial for trial in store.trials("status = 'complete'")}
+    wanted = list(dict.fromkeys(table["trial"]))[: run.config["final"]["top"]]
+    missing = [id for id in wanted if id not in store.finals()]
+    names = {id: f"trial-{id:06d}.weights.h5" for id in missing}
+    for id in missing:
+        executor.submit({
+            "id": id, "kind": "final", "seed": trial_seed(trials[id].seed, 1),
+            "choices": run.space.decode(trials[id].proposal.encoding),
+            "weights": str((run.dir.checkpoints / names[id]).resolve())})  # fmt: skip
+    for done in range(len(missing)):
+        watch.say(f"final training {done + 1} of {len(missing)}")
+        result = executor.wait()
+        if "error" in result:
+            raise RunError(f"the final training of trial {result['id']} failed: {result['error']}")
+        store.save_final(result["id"], result["metrics"], names[result["id"]])
+        log.info("trial %d, trained longer: test accuracy %.4f",
+                 result["id"], result["metrics"]["test_accuracy"])  # fmt: skip

@@ -1,0 +1,153 @@
+"""The loop: ask, price, train, tell; every step one transaction.
+
+Proposals are asked for in order and told in order, `in_flight` of them ahead of the last told, so
+that a run depends on its seed and not on which worker was faster, nor on how many there are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from nas.pricing import price_designs
+from nas.reward import violations
+from nas.store import Store
+from nas.trial import Status, Trial, trial_seed
+from search_spaces import Space
+
+MAX_FRUITLESS = 1000  # proposals in a row of which none could be trained
+MAX_FAILURES = 10  # trainings in a row that failed
+
+
+class SearchError(RuntimeError):
+    """The search cannot go on; everything so far is kept."""
+
+
+class Search:
+    """One run of the loop over an open store.
+
+    The controller, the store's open trials and their count are restored from the store, so that
+    a new run and a resumed one begin in the same way. watch: called after each trial told.
+    """
+
+    def __init__(self, *, family: str, space: Space, controller, reward, constraints: Sequence,
+                 executor, store: Store, n_trials: int, in_flight: int, seed: int,
+                 out_of_time: Callable[[], bool], watch: Callable[[Trial], None]):
+        self.family, self.space, self.controller = family, space, controller
+        self.reward, self.constraints = reward, constraints
+        self.executor, self.store, self.watch = executor, store, watch
+        self.n_trials, self.in_flight, self.seed = n_trials, in_flight, seed
+        self.out_of_time = out_of_time
+        self.n_asked = store.count()
+        self.n_trained = store.count("status <> 'infeasible' AND repeats IS NULL")
+        self.n_told = store.count("told IS NOT NULL")
+        self.open: deque[Trial] = deque(store.untold())
+        state = store.controller_state()
+        if state is not None:
+            controller.restore(state)
+        for trial in self.open:
+            if trial.status is Status.RUNNING and trial.repeats is None:
+                self.submit(trial)
+
+    def run(self) -> None:
+        """Until `n_trials` are trained and told. Raises SearchError where that cannot be."""
+        failures = 0
+        while True:
+            self.ask()
+            if not self.open:
+                return
+            trial = self.settle(self.open[0])
+            self.tell(self.open.popleft())
+            failures = failures + 1 if trial.status is Status.FAILED else 0
+            if failures == MAX_FAILURES:
+                raise SearchError(
+                    f"{failures} trials in a row failed, the last with: {trial.error}")
+
+    def ask(self) -> None:
+        """Fill the window; candidates that cannot be trained are told at once."""
+        fruitless = 0
+        while not self.out_of_time():
+            waiting = sum(trial.repeats is None for trial in self.open)
+            n = min(self.in_flight - waiting, self.n_trials - self.n_trained)
+            if n <= 0 or len(self.open) >= 2 * self.in_flight:
+                return  # enough to train, or so many repeats that they are told first
+            trials = self.price(self.controller.ask(n))
+            with self.store.transaction():
+                for trial in trials:
+                    self.store.insert(trial)
+                    if trial.status is Status.INFEASIBLE:
+                        self.controller.tell([trial], self.reward([trial]))
+                        self.store.mark_told(trial.id, self.n_told)
+                        self.n_told += 1
+                self.store.save_controller(self.controller.state())
+            for trial in trials:
+                self.n_asked += 1
+                fruitless += 1
+                if trial.status is Status.INFEASIBLE:
+                    self.watch(trial)
+                    continue
+                self.open.append(trial)
+                if trial.repeats is None:
+                    self.n_trained += 1
+                    fruitless = 0
+                    self.submit(trial)
+            if fruitless >= MAX_FRUITLESS:
+                reasons = [t.error or f"repeats trial {t.repeats}" for t in trials]
+                raise SearchError(
+                    f"{fruitless} proposals in a row could not be trained, the last because: "
+                    f"{reasons[-1]}; loosen the constraints or widen the space")
+
+    def price(self, proposals: Sequence) -> list[Trial]:
+        """New trials, all priced in one call; what breaks a hardware constraint is infeasible."""
+        designs = [self.space.decode(p.encoding) for p in proposals]
+        trials: list[Trial] = []
+        met: dict[tuple, int] = {}
+        for p, (metrics, reason) in zip(proposals, price_designs(self.family, designs),
+                                        strict=True):  # fmt: skip
+            id = self.n_asked + len(trials)
+            trial = Trial(id, p, trial_seed(self.seed, id), metrics=metrics)
+            broken = violations(self.constraints, metrics)
+            reason = reason or (broken[0] if broken else None)
+            key = tuple(p.encoding.tolist())
+            if reason is not None:
+                trial.status, trial.error = Status.INFEASIBLE, reason
+            else:
+                trial.repeats = met.get(key, self.store.same_design(p.encoding))
+                met.setdefault(key, id)
+            trials.append(trial)
+        return trials
+
+    def submit(self, trial: Trial) -> None:
+        self.executor.submit({
+            "id": trial.id, "kind": "trial", "seed": trial.seed,
+            "choices": self.space.decode(trial.proposal.encoding)})  # fmt: skip
+
+    def settle(self, trial: Trial) -> Trial:
+        """Wait until the outcome of `trial` is known; others that land meanwhile are recorded."""
+        if trial.repeats is not None:
+            first = self.store.trials("id = ?", (trial.repeats,))[0]
+            trial.status, trial.error = first.status, first.error
+            trial.metrics = first.metrics
+        while trial.status is Status.RUNNING:
+            result = self.executor.wait()
+            landed = next(t for t in self.open if t.id == result["id"])
+            landed.error = result.get("error")
+            landed.metrics = {**landed.metrics, **result.get("metrics", {})}
+            if landed.error is None and not math.isfinite(landed.metrics.get("accuracy", np.nan)):
+                landed.error = f"the accuracy is {landed.metrics.get('accuracy')}"
+            landed.status = Status.COMPLETE if landed.error is None else Status.FAILED
+            self.store.finish(landed)
+        return trial
+
+    def tell(self, trial: Trial) -> None:
+        """Tell the controller and commit its new state with the order of telling."""
+        self.controller.tell([trial], self.reward([trial]))
+        with self.store.transaction():
+            self.store.finish(trial)
+            self.store.mark_told(trial.id, self.n_told)
+            self.store.save_controller(self.controller.state())
+        self.n_told += 1
+        self.watch(trial)

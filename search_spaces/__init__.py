@@ -1,0 +1,17 @@
+"""What can be chosen: the network families and the other groups of decisions."""
+
+from __future__ import annotations
+
+from search_spaces import cell, hardware, precision, training
+from search_spaces.space import Choices, Decision, Space
+
+# name -> module with SPACE, network(choices), build(choices), layers(choices)
+FAMILIES = {"cell": cell}
+
+
+def joint(family: str) -> Space:
+    """Network, bit-widths, batch sizes and accelerator, in one space."""
+    return FAMILIES[family].SPACE + precision.SPACE + training.SPACE + hardware.SPACE
+
+
+__all__ = ["FAMILIES", "Choices", "Decision", "Space", "joint"]
