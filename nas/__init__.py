@@ -1,9 +1,9 @@
 """Joint search of network cells, bit-widths, batch sizes and the accelerator they run on.
 
-    import nas
+import nas
 
-    run = nas.search("quickstart", trials=40)
-    run.leaderboard()
+run = nas.search("quickstart", trials=40)
+run.leaderboard()
 """
 
 from nas.run import Run, resume, search

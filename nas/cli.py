@@ -22,29 +22,40 @@ SCALES = {"latency_s": 1e3, "energy_j": 1e6}
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
-        prog="nas", description="Search network cells, bit-widths, batch sizes and the accelerator "
-        "they run on, together.")  # fmt: skip
-    top.add_argument("--version", action="version",
-                     version=f"nas-codesign {metadata.version('nas-codesign')}")  # fmt: skip
+        prog="nas",
+        description="Search network cells, bit-widths, batch sizes and the accelerator "
+        "they run on, together.",
+    )
+    top.add_argument(
+        "--version", action="version", version=f"nas-codesign {metadata.version('nas-codesign')}"
+    )
     top.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, run, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(run=run)
-        sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS,
-                         help=argparse.SUPPRESS)  # fmt: skip
+        sub.add_argument(
+            "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
         return sub
 
     search = command("search", run_search, "begin a search; see 'nas list presets'")
     search.add_argument("preset", help="a preset's name or a TOML file")
-    search.add_argument("--run", dest="run_dir", metavar="DIR",
-                        help="a new directory for the run (runs/PRESET-NNN)")  # fmt: skip
+    search.add_argument(
+        "--run", dest="run_dir", metavar="DIR", help="a new directory for the run (runs/PRESET-NNN)"
+    )
     search.add_argument("--data", metavar="DIR", help="where the data set lies")
     search.add_argument("--seed", type=int, help="of everything random in the run")
-    search.add_argument("--set", dest="assignments", action="append", default=[],
-                        metavar="KEY=VALUE", help="change a setting or narrow a decision: "
-                        "--set evaluator.epochs=5 --set cell.width=[8,16]")  # fmt: skip
+    search.add_argument(
+        "--set",
+        dest="assignments",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a setting or narrow a decision: "
+        "--set evaluator.epochs=5 --set cell.width=[8,16]",
+    )
     resume = command("resume", run_resume, "go on with a run from where it was left")
     resume.add_argument("dir", metavar="DIR")
     for sub in (search, resume):
@@ -66,8 +77,10 @@ def parser() -> argparse.ArgumentParser:
     which.add_argument("--best", action="store_true")
     export.add_argument("--to", required=True, metavar="FILE.keras")
     listing = command("list", run_list, "what there is to name in a search")
-    listing.add_argument("what", choices=["spaces", "controllers", "evaluators", "rewards",
-                                          "accelerators", "presets"])  # fmt: skip
+    listing.add_argument(
+        "what",
+        choices=["spaces", "controllers", "evaluators", "rewards", "accelerators", "presets"],
+    )
     return top
 
 
@@ -98,9 +111,12 @@ def run_search(options: argparse.Namespace) -> None:
     directory = options.run_dir or new_run_dir(options.preset)
     with resumable(directory):
         run = nas.search(
-            options.preset, run_dir=directory, data=options.data or "",
+            options.preset,
+            run_dir=directory,
+            data=options.data or "",
             assignments=tuple(options.assignments),
-            **{name: value for name, value in given.items() if value is not None})  # fmt: skip
+            **{name: value for name, value in given.items() if value is not None},
+        )
     show_result(run)
 
 
@@ -110,7 +126,8 @@ def run_resume(options: argparse.Namespace) -> None:
     given = {name: getattr(options, name) for name in ("trials", "hours", "workers")}
     with resumable(options.dir):
         run = nas.resume(
-            options.dir, **{name: value for name, value in given.items() if value is not None})
+            options.dir, **{name: value for name, value in given.items() if value is not None}
+        )
     show_result(run)
 
 
@@ -134,13 +151,16 @@ def show_result(run) -> None:
     print_table(table, 10)
     finals = run.finals()
     for trial, (metrics, _) in finals.items():
-        print(f"trial {trial}, trained {metrics['epochs']} epochs: "
-              f"{metrics['test_accuracy']:.1%} on {metrics['n_test']} untouched test images")  # fmt: skip
+        print(
+            f"trial {trial}, trained {metrics['epochs']} epochs: "
+            f"{metrics['test_accuracy']:.1%} on {metrics['n_test']} untouched test images"
+        )
     if len(table):
         best = int(table["trial"][0])
         if best in finals:
-            print(f"\nbest design: trial {best}, test accuracy "
-                  f"{finals[best][0]['test_accuracy']:.1%}")  # fmt: skip
+            print(
+                f"\nbest design: trial {best}, test accuracy {finals[best][0]['test_accuracy']:.1%}"
+            )
     print(f"report:      {run.dir.report}\nleaderboard: {run.dir.leaderboard}")
 
 
@@ -155,16 +175,23 @@ def print_table(table, top: int) -> None:
         columns[rewards[0]] = ("reward", "{:.4f}")
     lines = [[heading for heading, _ in columns.values()] + ["network", "bits w/a", "array"]]
     for _, row in table.head(top).iterrows():
-        cells = [form.format(row[name] * SCALES[name] if name in SCALES else row[name])
-                 for name, (_, form) in columns.items()]  # fmt: skip
-        bits = [f"{row[f'bits.weights.stage{i}']:.0f}/{row[f'bits.activations.stage{i}']:.0f}"
-                for i in range(3)]  # fmt: skip
-        lines.append([
-            *cells,
-            f"{row['cell.depth']}x{row['cell.width']} @{row['cell.resolution']}",
-            " ".join(bits),
-            f"{row['hw.rows']}x{row['hw.columns']} {row['hw.dataflow']} {row['hw.multiplier']} "
-            f"{row['hw.clock_mhz']} MHz"])  # fmt: skip
+        cells = [
+            form.format(row[name] * SCALES[name] if name in SCALES else row[name])
+            for name, (_, form) in columns.items()
+        ]
+        bits = [
+            f"{row[f'bits.weights.stage{i}']:.0f}/{row[f'bits.activations.stage{i}']:.0f}"
+            for i in range(3)
+        ]
+        lines.append(
+            [
+                *cells,
+                f"{row['cell.depth']}x{row['cell.width']} @{row['cell.resolution']}",
+                " ".join(bits),
+                f"{row['hw.rows']}x{row['hw.columns']} {row['hw.dataflow']} {row['hw.multiplier']} "
+                f"{row['hw.clock_mhz']} MHz",
+            ]
+        )
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for number, line in enumerate(lines):
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)))
@@ -187,13 +214,20 @@ def run_status(options: argparse.Namespace) -> None:
         }
         finals = len(store.finals())
     total = run.config["trials"]
-    print(f"{options.dir}: {counts['trained'] + counts['failed']} of {total} trials, "
-          + ", ".join(f"{n} {name}" for name, n in counts.items())
-          + f", {finals} of {run.config['final']['top']} final trainings")  # fmt: skip
-    print(f"in use by {run.dir.holder()}" if run.dir.holder() else
-          "done" if run.dir.report.exists() and not counts["running"] and
-          counts["trained"] + counts["failed"] >= total else
-          f"not running; go on with: nas resume {options.dir}")  # fmt: skip
+    print(
+        f"{options.dir}: {counts['trained'] + counts['failed']} of {total} trials, "
+        + ", ".join(f"{n} {name}" for name, n in counts.items())
+        + f", {finals} of {run.config['final']['top']} final trainings"
+    )
+    print(
+        f"in use by {run.dir.holder()}"
+        if run.dir.holder()
+        else "done"
+        if run.dir.report.exists()
+        and not counts["running"]
+        and counts["trained"] + counts["failed"] >= total
+        else f"not running; go on with: nas resume {options.dir}"
+    )
 
 
 def run_report(options: argparse.Namespace) -> None:
@@ -235,8 +269,11 @@ def run_export(options: argparse.Namespace) -> None:
 def run_list(options: argparse.Namespace) -> None:
     from nas import config, controllers, evaluators, reward
 
-    tables = {"controllers": controllers.CONTROLLERS, "evaluators": evaluators.EVALUATORS,
-              "rewards": reward.REWARDS}  # fmt: skip
+    tables = {
+        "controllers": controllers.CONTROLLERS,
+        "evaluators": evaluators.EVALUATORS,
+        "rewards": reward.REWARDS,
+    }
     if options.what in tables:
         for name, cls in tables[options.what].items():
             print(f"{name:16} {(cls.__doc__ or '').splitlines()[0]}")
@@ -256,8 +293,10 @@ def run_list(options: argparse.Namespace) -> None:
             print(f"{family}: {len(space)} decisions, {space.n_designs:.2g} designs")
             for decision in space.decisions:
                 when = " and ".join(f"{k} in {list(v)}" for k, v in decision.when.items())
-                print(f"  {decision.name:24} {', '.join(map(str, decision.values))}"
-                      + (f"   (when {when})" if when else ""))  # fmt: skip
+                print(
+                    f"  {decision.name:24} {', '.join(map(str, decision.values))}"
+                    + (f"   (when {when})" if when else "")
+                )
 
 
 if __name__ == "__main__":

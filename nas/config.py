@@ -1,11 +1,11 @@
 """The configuration of a run: presets and TOML files, defaults written out, mistakes named.
 
-    preset, trials, seed, workers, in_flight, hours, constraints
-    [space]       network = "cell", and decision = value or [values] to narrow it
-    [evaluator]   name = "proxy", and its options
-    [controller]  name = "evolution", and its options
-    [reward]      name = "mnasnet", and its options
-    [final]       top: how many designs are trained longer at the end
+preset, trials, seed, workers, in_flight, hours, constraints
+[space]       network = "cell", and decision = value or [values] to narrow it
+[evaluator]   name = "proxy", and its options
+[controller]  name = "evolution", and its options
+[reward]      name = "mnasnet", and its options
+[final]       top: how many designs are trained longer at the end
 """
 
 from __future__ import annotations
@@ -72,9 +72,11 @@ def read(source: str) -> dict:
     if not path.is_file():
         raise ConfigError(f"no file {source}; presets are {', '.join(known)}")
     try:
-        return {"preset": path.stem, **tomllib.loads(path.read_text("utf-8"))}
+        table = {"preset": path.stem, **tomllib.loads(path.read_text("utf-8"))}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{source} is not TOML: {error}") from error
+    table.pop("versions", None)  # a run's own config.toml: what it ran on is no setting
+    return table
 
 
 def assign(table: dict, assignment: str) -> None:
@@ -132,8 +134,14 @@ def typed(key: str, value: Any, default: Any) -> Any:
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if type(value) is not type(default):
-        names = {int: "a whole number", float: "a number", str: "text in quotes",
-                 list: "a list", bool: "true or false", dict: "a table"}  # fmt: skip
+        names = {
+            int: "a whole number",
+            float: "a number",
+            str: "text in quotes",
+            list: "a list",
+            bool: "true or false",
+            dict: "a table",
+        }
         raise ConfigError(f"{key} must be {names[type(default)]}; got {value!r}")
     if key in LEAST and not value >= LEAST[key]:
         raise ConfigError(f"{key} must be at least {LEAST[key]}; got {value}")
@@ -178,8 +186,12 @@ def make_constraints(config: dict) -> list:
 
 def make_controller(config: dict):
     return controllers.make(
-        config["controller"]["name"], make_space(config), seed=config["seed"],
-        n_objectives=make_reward(config).n_objectives, **_options(config, "controller"))
+        config["controller"]["name"],
+        make_space(config),
+        seed=config["seed"],
+        n_objectives=make_reward(config).n_objectives,
+        **_options(config, "controller"),
+    )
 
 
 def make_evaluator(config: dict):

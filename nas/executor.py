@@ -37,9 +37,16 @@ class Worker:
         self.task: dict | None = None
         self.ready = False
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "nas.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=log, text=True, encoding="utf-8", bufsize=1, start_new_session=True,
-            env={**os.environ, **ENVIRONMENT})  # fmt: skip
+            [sys.executable, "-m", "nas.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            encoding="utf-8",
+            bufsize=1,
+            start_new_session=True,
+            env={**os.environ, **ENVIRONMENT},
+        )
         self.send(setup)
 
     def send(self, message: dict) -> None:
@@ -131,8 +138,11 @@ class LocalExecutor:
         if self.attempts[key] < MAX_ATTEMPTS:
             self.queue.appendleft(worker.task)
             return None
-        return {"id": worker.task["id"], "kind": worker.task["kind"],
-                "error": f"its worker ended {MAX_ATTEMPTS} times, last by {cause}"}  # fmt: skip
+        return {
+            "id": worker.task["id"],
+            "kind": worker.task["kind"],
+            "error": f"its worker ended {MAX_ATTEMPTS} times, last by {cause}",
+        }
 
     def close(self) -> None:
         for worker in self.workers:

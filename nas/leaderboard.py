@@ -23,9 +23,19 @@ if TYPE_CHECKING:
     from nas.run import Run
 
 METRICS = (
-    "accuracy", "latency_s", "energy_j", "area_mm2", "images_per_s", "utilization", "macs",
-    "params", "weight_bytes", "dram_bytes", "loss", "train_loss",
-)  # fmt: skip
+    "accuracy",
+    "latency_s",
+    "energy_j",
+    "area_mm2",
+    "images_per_s",
+    "utilization",
+    "macs",
+    "params",
+    "weight_bytes",
+    "dram_bytes",
+    "loss",
+    "train_loss",
+)
 
 
 def entries(run: Run) -> list[tuple[Trial, str]]:
@@ -34,8 +44,13 @@ def entries(run: Run) -> list[tuple[Trial, str]]:
     Every trial that was trained and keeps the constraints; of the sweep's pairs those on the front
     over all pairs, and each network's best by the reward where that is one number.
     """
-    trials = [t for t in run.trials() if t.status is Status.COMPLETE and t.repeats is None
-              and not violations(run.constraints, t.metrics)]  # fmt: skip
+    trials = [
+        t
+        for t in run.trials()
+        if t.status is Status.COMPLETE
+        and t.repeats is None
+        and not violations(run.constraints, t.metrics)
+    ]
     pairs = [pair for trial in trials for pair in run.sweep.of(trial)]
     on_front = pareto.front(front_objectives(trials + pairs))[len(trials) :]
     kept = set(np.flatnonzero(on_front).tolist())
@@ -47,9 +62,10 @@ def entries(run: Run) -> list[tuple[Trial, str]]:
             kept.add(int(rows[np.argmax(scores[rows])]))
     own = {t.id: tuple(t.proposal.encoding) for t in trials}
     return [(t, "search") for t in trials] + [
-        (pairs[i], "sweep") for i in sorted(kept)
+        (pairs[i], "sweep")
+        for i in sorted(kept)
         if tuple(pairs[i].proposal.encoding) != own[pairs[i].id]
-    ]  # fmt: skip
+    ]
 
 
 def leaderboard(run: Run) -> pandas.DataFrame:
@@ -73,14 +89,26 @@ def leaderboard(run: Run) -> pandas.DataFrame:
         design, how = found[i]
         final, _ = finals.get(design.id, ({}, ""))
         choices = run.space.decode(design.proposal.encoding)
-        rows.append({
-            "rank": rank, "trial": design.id, "found": how, "front": bool(front[i]),
-            **{f"reward:{name}": objectives[i, j] for j, name in enumerate(run.reward.names)},
-            **{name: design.metrics[name] for name in METRICS},
-            "test_accuracy": final.get("test_accuracy", np.nan),
-            **{name: choices.get(name) for name in run.space.names},
-        })  # fmt: skip
-    columns = ["rank", "trial", "found", "front",
-               *(f"reward:{name}" for name in run.reward.names), *METRICS, "test_accuracy",
-               *run.space.names]  # fmt: skip
+        rows.append(
+            {
+                "rank": rank,
+                "trial": design.id,
+                "found": how,
+                "front": bool(front[i]),
+                **{f"reward:{name}": objectives[i, j] for j, name in enumerate(run.reward.names)},
+                **{name: design.metrics[name] for name in METRICS},
+                "test_accuracy": final.get("test_accuracy", np.nan),
+                **{name: choices.get(name) for name in run.space.names},
+            }
+        )
+    columns = [
+        "rank",
+        "trial",
+        "found",
+        "front",
+        *(f"reward:{name}" for name in run.reward.names),
+        *METRICS,
+        "test_accuracy",
+        *run.space.names,
+    ]
     return pandas.DataFrame(rows, columns=columns)

@@ -36,8 +36,14 @@ class Progress:
         self.best = max((t.metrics["accuracy"] for t in complete), default=0.0)
         self.front = front_objectives(complete)
         self.front = self.front[pareto.front(self.front)]
-        self.bar = tqdm(total=n_trials, initial=len(trained), unit="trial", disable=not shown,
-                        dynamic_ncols=True, smoothing=0)  # fmt: skip
+        self.bar = tqdm(
+            total=n_trials,
+            initial=len(trained),
+            unit="trial",
+            disable=not shown,
+            dynamic_ncols=True,
+            smoothing=0,
+        )
 
     def __enter__(self) -> Progress:
         return self
@@ -61,11 +67,16 @@ class Progress:
         if trial.status is Status.FAILED:
             log.warning("trial %d failed: %s", trial.id, trial.error)
         else:
-            log.info("trial %d: accuracy %.4f, latency %.3g s, energy %.3g J", trial.id,
-                     *(trial.metrics[name] for name in FRONT))  # fmt: skip
+            log.info(
+                "trial %d: accuracy %.4f, latency %.3g s, energy %.3g J",
+                trial.id,
+                *(trial.metrics[name] for name in FRONT),
+            )
             self.best = max(self.best, trial.metrics["accuracy"])
             points = np.concatenate([self.front, front_objectives([trial])])
             self.front = points[pareto.front(points)]
-        self.bar.set_postfix({"best": f"{self.best:.1%}", "front": len(self.front),
-                              "infeasible": self.n_infeasible}, refresh=False)  # fmt: skip
+        self.bar.set_postfix(
+            {"best": f"{self.best:.1%}", "front": len(self.front), "infeasible": self.n_infeasible},
+            refresh=False,
+        )
         self.bar.update()

@@ -57,6 +57,14 @@ class Run:
         with self.store() as store:
             return store.trials()
 
+    def trial(self, id: int) -> Trial:
+        """One trial; ValueError where there is none of that id."""
+        with self.store() as store:
+            found = store.trials("id = ?", (id,))
+        if not found:
+            raise ValueError(f"{self.dir.path} has no trial {id}; 'nas report' lists what it has")
+        return found[0]
+
     def finals(self) -> dict[int, tuple[dict, str]]:
         """trial id -> (metrics, weights file name) of the designs trained longer at the end."""
         with self.store() as store:
@@ -77,9 +85,16 @@ class Run:
         write_whole(self.dir.report, report([self]))
 
 
-def search(preset: str = "quickstart", *, run_dir: str | Path | None = None, data: str | Path = "",
-           progress: bool = True, settings: Mapping[str, Any] | None = None,
-           assignments: tuple[str, ...] = (), **overrides: Any) -> Run:
+def search(
+    preset: str = "quickstart",
+    *,
+    run_dir: str | Path | None = None,
+    data: str | Path = "",
+    progress: bool = True,
+    settings: Mapping[str, Any] | None = None,
+    assignments: tuple[str, ...] = (),
+    **overrides: Any,
+) -> Run:
     """Begin a run and stay until its leaderboard: `nas.search("quickstart", trials=40)`.
 
     preset: the name of a preset or the path of a TOML file. run_dir: a new directory, by default
@@ -124,8 +139,12 @@ def resume(path: str | Path, *, progress: bool = True, **overrides: Any) -> Run:
         then, now = run.table.get("versions", {}), versions()
         for name in sorted(then.keys() | now.keys()):
             if then.get(name) != now.get(name):
-                log.warning("the run began with %s %s, this is %s: figures may differ",
-                            name, then.get(name), now.get(name))  # fmt: skip
+                log.warning(
+                    "the run began with %s %s, this is %s: figures may differ",
+                    name,
+                    then.get(name),
+                    now.get(name),
+                )
         if config != run.config:
             run.dir.create({**config, "versions": then})
         return _go_on(Run(path), progress=progress)
@@ -196,11 +215,19 @@ def _go_on(run: Run, *, progress: bool) -> Run:
     ):
         log.info("searching in %s: %s", run.dir.path, run.space)
         Search(
-            family=config["space"]["network"], space=run.space,
-            controller=configuration.make_controller(config), reward=run.reward,
-            constraints=run.constraints, executor=executor, store=store,
-            n_trials=config["trials"], in_flight=config["in_flight"], seed=config["seed"],
-            out_of_time=out_of_time, watch=watch).run()  # fmt: skip
+            family=config["space"]["network"],
+            space=run.space,
+            controller=configuration.make_controller(config),
+            reward=run.reward,
+            constraints=run.constraints,
+            executor=executor,
+            store=store,
+            n_trials=config["trials"],
+            in_flight=config["in_flight"],
+            seed=config["seed"],
+            out_of_time=out_of_time,
+            watch=watch,
+        ).run()
         train_finals(run, executor, store, watch)
     log.info("writing the leaderboard and the report")
     run.write_results()
@@ -219,15 +246,23 @@ def train_finals(run: Run, executor: LocalExecutor, store: Store, watch: Progres
     missing = [id for id in wanted if id not in store.finals()]
     names = {id: f"trial-{id:06d}.weights.h5" for id in missing}
     for id in missing:
-        executor.submit({
-            "id": id, "kind": "final", "seed": trial_seed(trials[id].seed, 1),
-            "choices": run.space.decode(trials[id].proposal.encoding),
-            "weights": str((run.dir.checkpoints / names[id]).resolve())})  # fmt: skip
+        executor.submit(
+            {
+                "id": id,
+                "kind": "final",
+                "seed": trial_seed(trials[id].seed, 1),
+                "choices": run.space.decode(trials[id].proposal.encoding),
+                "weights": str((run.dir.checkpoints / names[id]).resolve()),
+            }
+        )
     for done in range(len(missing)):
         watch.say(f"final training {done + 1} of {len(missing)}")
         result = executor.wait()
         if "error" in result:
             raise RunError(f"the final training of trial {result['id']} failed: {result['error']}")
         store.save_final(result["id"], result["metrics"], names[result["id"]])
-        log.info("trial %d, trained longer: test accuracy %.4f",
-                 result["id"], result["metrics"]["test_accuracy"])  # fmt: skip
+        log.info(
+            "trial %d, trained longer: test accuracy %.4f",
+            result["id"],
+            result["metrics"]["test_accuracy"],
+        )

@@ -33,9 +33,22 @@ class Search:
     a new run and a resumed one begin in the same way. watch: called after each trial told.
     """
 
-    def __init__(self, *, family: str, space: Space, controller, reward, constraints: Sequence,
-                 executor, store: Store, n_trials: int, in_flight: int, seed: int,
-                 out_of_time: Callable[[], bool], watch: Callable[[Trial], None]):
+    def __init__(
+        self,
+        *,
+        family: str,
+        space: Space,
+        controller,
+        reward,
+        constraints: Sequence,
+        executor,
+        store: Store,
+        n_trials: int,
+        in_flight: int,
+        seed: int,
+        out_of_time: Callable[[], bool],
+        watch: Callable[[Trial], None],
+    ):
         self.family, self.space, self.controller = family, space, controller
         self.reward, self.constraints = reward, constraints
         self.executor, self.store, self.watch = executor, store, watch
@@ -64,7 +77,8 @@ class Search:
             failures = failures + 1 if trial.status is Status.FAILED else 0
             if failures == MAX_FAILURES:
                 raise SearchError(
-                    f"{failures} trials in a row failed, the last with: {trial.error}")
+                    f"{failures} trials in a row failed, the last with: {trial.error}"
+                )
 
     def ask(self) -> None:
         """Fill the window; candidates that cannot be trained are told at once."""
@@ -98,15 +112,17 @@ class Search:
                 reasons = [t.error or f"repeats trial {t.repeats}" for t in trials]
                 raise SearchError(
                     f"{fruitless} proposals in a row could not be trained, the last because: "
-                    f"{reasons[-1]}; loosen the constraints or widen the space")
+                    f"{reasons[-1]}; loosen the constraints or widen the space"
+                )
 
     def price(self, proposals: Sequence) -> list[Trial]:
         """New trials, all priced in one call; what breaks a hardware constraint is infeasible."""
         designs = [self.space.decode(p.encoding) for p in proposals]
         trials: list[Trial] = []
         met: dict[tuple, int] = {}
-        for p, (metrics, reason) in zip(proposals, price_designs(self.family, designs),
-                                        strict=True):  # fmt: skip
+        for p, (metrics, reason) in zip(
+            proposals, price_designs(self.family, designs), strict=True
+        ):
             id = self.n_asked + len(trials)
             trial = Trial(id, p, trial_seed(self.seed, id), metrics=metrics)
             broken = violations(self.constraints, metrics)
@@ -121,9 +137,14 @@ class Search:
         return trials
 
     def submit(self, trial: Trial) -> None:
-        self.executor.submit({
-            "id": trial.id, "kind": "trial", "seed": trial.seed,
-            "choices": self.space.decode(trial.proposal.encoding)})  # fmt: skip
+        self.executor.submit(
+            {
+                "id": trial.id,
+                "kind": "trial",
+                "seed": trial.seed,
+                "choices": self.space.decode(trial.proposal.encoding),
+            }
+        )
 
     def settle(self, trial: Trial) -> Trial:
         """Wait until the outcome of `trial` is known; others that land meanwhile are recorded."""

@@ -122,15 +122,27 @@ class Store:
         now = time.time()
         self.connection.execute(
             "INSERT INTO trials VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (trial.id, dump(trial.proposal.encoding.tolist()), dump(trial.proposal.note),
-             trial.seed, trial.status, dump(trial.metrics), trial.error, trial.repeats, told, now,
-             None if trial.status is Status.RUNNING else now))  # fmt: skip
+            (
+                trial.id,
+                dump(trial.proposal.encoding.tolist()),
+                dump(trial.proposal.note),
+                trial.seed,
+                trial.status,
+                dump(trial.metrics),
+                trial.error,
+                trial.repeats,
+                told,
+                now,
+                None if trial.status is Status.RUNNING else now,
+            ),
+        )
 
     def finish(self, trial: Trial) -> None:
         """Write the outcome of a trial, before it is told."""
         self.connection.execute(
             "UPDATE trials SET status = ?, metrics = ?, error = ?, finished_at = ? WHERE id = ?",
-            (trial.status, dump(trial.metrics), trial.error, time.time(), trial.id))  # fmt: skip
+            (trial.status, dump(trial.metrics), trial.error, time.time(), trial.id),
+        )
 
     def mark_told(self, trial_id: int, told: int) -> None:
         self.connection.execute("UPDATE trials SET told = ? WHERE id = ?", (told, trial_id))
@@ -142,7 +154,8 @@ class Store:
         """Record a final training; `weights` is a file name under checkpoints/."""
         self.connection.execute(
             "REPLACE INTO finals VALUES (?, ?, ?, ?)",
-            (trial_id, dump(metrics), weights, time.time()))  # fmt: skip
+            (trial_id, dump(metrics), weights, time.time()),
+        )
 
     def log(self, text: str) -> None:
         self.connection.execute("INSERT INTO events VALUES (?, ?)", (time.time(), text))
@@ -153,12 +166,21 @@ class Store:
         """The trials that satisfy the SQL condition `where`, by id."""
         rows = self.connection.execute(
             "SELECT id, encoding, note, seed, status, metrics, error, repeats FROM trials "
-            f"WHERE {where} ORDER BY id", values)  # fmt: skip
+            f"WHERE {where} ORDER BY id",
+            values,
+        )
         return [
-            Trial(id, Proposal(np.array(load(encoding), np.int64), load(note)), seed,
-                  Status(status), load(metrics), error, repeats)
+            Trial(
+                id,
+                Proposal(np.array(load(encoding), np.int64), load(note)),
+                seed,
+                Status(status),
+                load(metrics),
+                error,
+                repeats,
+            )
             for id, encoding, note, seed, status, metrics, error, repeats in rows
-        ]  # fmt: skip
+        ]
 
     def untold(self) -> list[Trial]:
         """The trials asked for and not yet told, by id; their outcome may be known already."""
@@ -168,7 +190,8 @@ class Store:
         """The id of the first trial with this encoding that was not itself a repeat."""
         row = self.connection.execute(
             "SELECT id FROM trials WHERE encoding = ? AND repeats IS NULL ORDER BY id LIMIT 1",
-            (dump(encoding.tolist()),)).fetchone()  # fmt: skip
+            (dump(encoding.tolist()),),
+        ).fetchone()
         return row and row[0]
 
     def count(self, where: str = "1") -> int:

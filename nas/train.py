@@ -18,6 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from search_spaces.network import Network
+from search_spaces.ops import NORM_EPSILON
 from search_spaces.quantizers import (
     FULL_BITS,
     initial_clip,
@@ -29,7 +30,6 @@ from search_spaces.quantizers import (
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
 LABEL_SMOOTHING = 0.1
-EPSILON = 1e-5  # of batch normalization
 SCORE_BATCH = 250
 STATISTICS_BATCHES = 4  # of SCORE_BATCH images: normalization statistics before scoring
 
@@ -41,7 +41,7 @@ class TrainingContext:
         return quantize_activations(x, clip, bits)
 
     def normalize(self, y, gamma, beta):
-        y, _, _ = tf.compat.v1.nn.fused_batch_norm(y, gamma, beta, epsilon=EPSILON)
+        y, _, _ = tf.compat.v1.nn.fused_batch_norm(y, gamma, beta, epsilon=NORM_EPSILON)
         return y
 
 
@@ -56,7 +56,7 @@ class StatisticsContext:
         return quantize_activations(x, clip, bits)
 
     def normalize(self, y, gamma, beta):
-        y, mean, variance = tf.compat.v1.nn.fused_batch_norm(y, gamma, beta, epsilon=EPSILON)
+        y, mean, variance = tf.compat.v1.nn.fused_batch_norm(y, gamma, beta, epsilon=NORM_EPSILON)
         self.means.append(mean)
         self.variances.append(variance)
         return y
@@ -74,7 +74,7 @@ class FixedContext:
     def normalize(self, y, gamma, beta):
         mean, variance = next(self.moments)
         y, _, _ = tf.compat.v1.nn.fused_batch_norm(
-            y, gamma, beta, mean, variance, epsilon=EPSILON, is_training=False
+            y, gamma, beta, mean, variance, epsilon=NORM_EPSILON, is_training=False
         )
         return y
 
@@ -94,8 +94,11 @@ class Program:
         self.kernels = kernels
         self.sizes = [int(np.prod(p.parameter.shape)) for p in self.places]
         self.n_kernel_weights = sum(self.sizes[: len(kernels)])
-        self.channels = [size for place, size in zip(self.places, self.sizes, strict=True)
-                         if place.parameter.kind == "scale"]  # fmt: skip
+        self.channels = [
+            size
+            for place, size in zip(self.places, self.sizes, strict=True)
+            if place.parameter.kind == "scale"
+        ]
         n = sum(self.sizes) + len(kernels)
         self.values = tf.Variable(tf.zeros(n), trainable=False)
         self.momentum = tf.Variable(tf.zeros(n), trainable=False)
@@ -108,6 +111,7 @@ class Program:
             return tf.TensorSpec([None, size], tf.int32)
 
         rates = tf.TensorSpec([None], tf.float32)
+
         # plain graph building, without AutoGraph: half the time to trace
         def compiled(function, *signature):
             return tf.function(function, input_signature=signature, autograph=False)
@@ -115,19 +119,22 @@ class Program:
         self.train = compiled(self._train, images, labels, order(batch), rates, bits, bits)
         self.statistics = compiled(self._statistics, images, order(SCORE_BATCH), bits, bits)
         self.score = compiled(
-            self._score, images, labels, order(SCORE_BATCH), bits, bits, rates, rates)
+            self._score, images, labels, order(SCORE_BATCH), bits, bits, rates, rates
+        )
 
     # -- the flat vector -------------------------------------------------------------------------
 
     def weights(self, values, weight_bits):
         """Per step a dictionary of its tensors, kernels quantized."""
         kernels, rest, steps = tf.split(
-            values, [self.n_kernel_weights, -1, len(self.kernels)], num=3)
+            values, [self.n_kernel_weights, -1, len(self.kernels)], num=3
+        )
         sizes = self.sizes[: len(self.kernels)]
         owner = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
         groups = np.array([p.group for p in self.kernels], np.int32)
         quantized = quantize_weights(
-            kernels, tf.abs(steps) + 1e-8, tf.gather(weight_bits, groups), owner, sizes)
+            kernels, tf.abs(steps) + 1e-8, tf.gather(weight_bits, groups), owner, sizes
+        )
         pieces = tf.split(quantized, sizes) + tf.split(rest, self.sizes[len(sizes) :])
         weights: list[dict] = [{} for _ in self.network.steps]
         for place, piece in zip(self.places, pieces, strict=True):
@@ -163,8 +170,11 @@ class Program:
         if clips:
             bits = np.asarray(activation_bits)[[p.group for p in clips]]
             starts = self.n_kernel_weights + np.cumsum([0, *self.sizes[len(self.kernels) :]])
-            at = [starts[i] for i, p in enumerate(self.places[len(self.kernels) :])
-                  if p.parameter.kind == "clip"]  # fmt: skip
+            at = [
+                starts[i]
+                for i, p in enumerate(self.places[len(self.kernels) :])
+                if p.parameter.kind == "clip"
+            ]
             values = self.values.numpy()
             values[at] = initial_clip(activations.numpy(), bits)
             self.values.assign(values)
@@ -184,22 +194,32 @@ class Program:
                 weights = self.weights(values, weight_bits)
                 scores = self.network.apply(x, weights, activation_bits, TrainingContext())
                 n_classes = scores.shape[-1]
-                target = tf.one_hot(y, n_classes, 1 - LABEL_SMOOTHING + LABEL_SMOOTHING / n_classes,
-                                    LABEL_SMOOTHING / n_classes)  # fmt: skip
+                target = tf.one_hot(
+                    y,
+                    n_classes,
+                    1 - LABEL_SMOOTHING + LABEL_SMOOTHING / n_classes,
+                    LABEL_SMOOTHING / n_classes,
+                )
                 loss = tf.reduce_mean(
-                    tf.nn.softmax_cross_entropy_with_logits(labels=target, logits=scores))
+                    tf.nn.softmax_cross_entropy_with_logits(labels=target, logits=scores)
+                )
             gradient = tape.gradient(loss, values)
             decayed = gradient[:n] + WEIGHT_DECAY * values[:n]
             update = tf.raw_ops.ResourceApplyMomentum(
-                var=self.values.handle, accum=self.momentum.handle, lr=rates[i],
-                grad=tf.concat([decayed, gradient[n:]], 0), momentum=MOMENTUM,
-                use_nesterov=True)  # fmt: skip
+                var=self.values.handle,
+                accum=self.momentum.handle,
+                lr=rates[i],
+                grad=tf.concat([decayed, gradient[n:]], 0),
+                momentum=MOMENTUM,
+                use_nesterov=True,
+            )
             right = tf.reduce_mean(tf.cast(tf.argmax(scores, -1, tf.int32) == y, tf.float32))
             with tf.control_dependencies([update]):
                 return i + 1, loss_sum + loss, right_sum + right
 
         _, loss, right = tf.while_loop(
-            lambda i, *_: i < n_steps, step, [0, 0.0, 0.0], parallel_iterations=1)
+            lambda i, *_: i < n_steps, step, [0, 0.0, 0.0], parallel_iterations=1
+        )
         return loss / tf.cast(n_steps, tf.float32), right / tf.cast(n_steps, tf.float32)
 
     def _statistics(self, images, order, weight_bits, activation_bits):
@@ -213,13 +233,18 @@ class Program:
             self.network.apply(tf.gather(images, order[i]), weights, activation_bits, context)
             mean = tf.concat(context.means, 0)
             square = tf.concat(context.variances, 0) + mean**2
-            return (i + 1, means + mean, squares + square,
-                    activations + tf.stack(context.activations))  # fmt: skip
+            return (
+                i + 1,
+                means + mean,
+                squares + square,
+                activations + tf.stack(context.activations),
+            )
 
         zero = tf.zeros(sum(self.channels))
         n_clips = sum(place.parameter.kind == "clip" for place in self.places)
         _, means, squares, activations = tf.while_loop(
-            lambda i, *_: i < n_batches, batch, [0, zero, zero, tf.zeros(n_clips)])
+            lambda i, *_: i < n_batches, batch, [0, zero, zero, tf.zeros(n_clips)]
+        )
         n = tf.cast(n_batches, tf.float32)
         return means / n, squares / n - (means / n) ** 2, activations / n
 
@@ -233,8 +258,9 @@ class Program:
             rows = tf.maximum(order[i], 0)
             there = tf.cast(order[i] >= 0, tf.float32)
             y = tf.gather(labels, rows)
-            scores = self.network.apply(tf.gather(images, rows), weights, activation_bits,
-                                        FixedContext(means, variances))  # fmt: skip
+            scores = self.network.apply(
+                tf.gather(images, rows), weights, activation_bits, FixedContext(means, variances)
+            )
             hits = tf.cast(tf.argmax(scores, -1, tf.int32) == y, tf.float32)
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, scores)
             return i + 1, right + tf.reduce_sum(there * hits), loss + tf.reduce_sum(there * losses)
@@ -277,8 +303,13 @@ class Trained:
         order = np.full(-(-n // SCORE_BATCH) * SCORE_BATCH, -1, np.int32)
         order[:n] = np.arange(n)
         right, loss = self.program.score(
-            images, labels, order.reshape(-1, SCORE_BATCH), *self._bits(), self.means,
-            self.variances)  # fmt: skip
+            images,
+            labels,
+            order.reshape(-1, SCORE_BATCH),
+            *self._bits(),
+            self.means,
+            self.variances,
+        )
         return float(right) / n, float(loss) / n
 
     def _bits(self):
@@ -350,8 +381,9 @@ class Trainer:
         self.programs.move_to_end(key)
         return self.programs[key]
 
-    def fit(self, network: Network, images: np.ndarray, labels: np.ndarray, recipe: Recipe, *,
-            seed: int) -> Trained:
+    def fit(
+        self, network: Network, images: np.ndarray, labels: np.ndarray, recipe: Recipe, *, seed: int
+    ) -> Trained:
         """Train from fresh weights. images: float [n, h, w, c], normalized; labels: int32 [n].
 
         Raises ValueError where the batch is larger than the data, FloatingPointError where the
@@ -383,10 +415,17 @@ class Trainer:
                     f"the training loss is {float(loss)} after epoch {epoch + 1} at learning rate "
                     f"{recipe.learning_rate:.3g}; a lower train.learning_rate may help"
                 )
-            curve.append({"epoch": epoch + 1, "loss": float(loss), "accuracy": float(accuracy),
-                          "seconds": time.perf_counter() - start})  # fmt: skip
+            curve.append(
+                {
+                    "epoch": epoch + 1,
+                    "loss": float(loss),
+                    "accuracy": float(accuracy),
+                    "seconds": time.perf_counter() - start,
+                }
+            )
         order = rng.permutation(n)[: STATISTICS_BATCHES * SCORE_BATCH]
         order = np.resize(order, (STATISTICS_BATCHES, SCORE_BATCH)).astype(np.int32)
         means, variances, _ = program.statistics(tf.constant(images), order, *bits)
-        return Trained(program, recipe, curve, means.numpy(), variances.numpy(),
-                       time.perf_counter() - start)  # fmt: skip
+        return Trained(
+            program, recipe, curve, means.numpy(), variances.numpy(), time.perf_counter() - start
+        )

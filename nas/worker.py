@@ -29,7 +29,8 @@ def perform(evaluator, task: dict) -> dict:
     try:
         if task["kind"] == "final":
             metrics = evaluator.finalize(
-                task["choices"], seed=task["seed"], weights=Path(task["weights"]))  # fmt: skip
+                task["choices"], seed=task["seed"], weights=Path(task["weights"])
+            )
         else:
             metrics = evaluator.evaluate(task["choices"], seed=task["seed"])
         return {"metrics": metrics}

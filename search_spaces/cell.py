@@ -59,8 +59,9 @@ def add_cell(plan: Plan, name: str, source: int, ops: dict, width: int, group: i
             start = nodes[i]
             if quantized:
                 if i not in activations:
-                    activations[i] = plan.add(f"{name}.node{i}.relu", Activation(), start,
-                                              group=group)  # fmt: skip
+                    activations[i] = plan.add(
+                        f"{name}.node{i}.relu", Activation(), start, group=group
+                    )
                 start = activations[i]
             incoming.append(plan.add(f"{name}.edge{i}{j}.{kind}", make(width), start, group=group))
         if not incoming:

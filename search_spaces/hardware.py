@@ -11,19 +11,21 @@ from search_spaces.space import Choices, Decision, Space
 
 KIB = 1024
 
-SPACE = Space([
-    Decision("hw.rows", (8, 16, 32, 64, 128, 256)),
-    Decision("hw.columns", (8, 16, 32, 64, 128, 256)),
-    Decision("hw.dataflow", ("os", "ws", "is")),
-    # a second plane of weights, loaded while the first computes
-    Decision("hw.weight_plane", (False, True), {"hw.dataflow": ("ws",)}),
-    Decision("hw.multiplier", ("fixed8", "fixed16", "composable", "bit-serial")),
-    Decision("hw.sram_input_kib", (16, 64, 256, 1024)),
-    Decision("hw.sram_weight_kib", (16, 64, 256, 1024)),
-    Decision("hw.sram_output_kib", (16, 64, 256, 1024)),
-    Decision("hw.bandwidth_gbps", (4, 16, 64, 256)),
-    Decision("hw.clock_mhz", (200, 400, 700, 940)),
-])
+SPACE = Space(
+    [
+        Decision("hw.rows", (8, 16, 32, 64, 128, 256)),
+        Decision("hw.columns", (8, 16, 32, 64, 128, 256)),
+        Decision("hw.dataflow", ("os", "ws", "is")),
+        # a second plane of weights, loaded while the first computes
+        Decision("hw.weight_plane", (False, True), {"hw.dataflow": ("ws",)}),
+        Decision("hw.multiplier", ("fixed8", "fixed16", "composable", "bit-serial")),
+        Decision("hw.sram_input_kib", (16, 64, 256, 1024)),
+        Decision("hw.sram_weight_kib", (16, 64, 256, 1024)),
+        Decision("hw.sram_output_kib", (16, 64, 256, 1024)),
+        Decision("hw.bandwidth_gbps", (4, 16, 64, 256)),
+        Decision("hw.clock_mhz", (200, 400, 700, 940)),
+    ]
+)
 
 
 def configs(columns: Mapping[str, Sequence | np.ndarray]) -> Configs:
@@ -49,8 +51,7 @@ def configs(columns: Mapping[str, Sequence | np.ndarray]) -> Configs:
 
 def configs_of(designs: Sequence[Choices]) -> Configs:
     """The accelerator of each design."""
-    return configs({d.name: [c.get(d.name, d.values[0]) for c in designs]
-                    for d in SPACE.decisions})  # fmt: skip
+    return configs({d.name: [c.get(d.name, d.values[0]) for c in designs] for d in SPACE.decisions})
 
 
 def every(space: Space) -> tuple[Space, np.ndarray, Configs]:
@@ -58,7 +59,8 @@ def every(space: Space) -> tuple[Space, np.ndarray, Configs]:
     and the n configurations."""
     hardware = Space([d for d in space.decisions if d.name.startswith("hw.")])
     encodings = hardware.enumerate()
-    columns = {d.name: np.array(d.values)[encodings[:, i]]
-               for i, d in enumerate(hardware.decisions)}  # fmt: skip
+    columns = {
+        d.name: np.array(d.values)[encodings[:, i]] for i, d in enumerate(hardware.decisions)
+    }
     columns.setdefault("hw.weight_plane", np.zeros(len(encodings), bool))
     return hardware, encodings, configs(columns)

@@ -91,11 +91,13 @@ class Network:
 
     def layers(self, precisions: Sequence[Precision], batch: int) -> Layers:
         """Rows for the hardware model; precisions: one a group."""
-        return Layers.from_rows([
-            row
-            for i, step in enumerate(self.steps)
-            for row in step.op.cost(step.name, self.inputs[i], precisions[step.group], batch)
-        ])
+        return Layers.from_rows(
+            [
+                row
+                for i, step in enumerate(self.steps)
+                for row in step.op.cost(step.name, self.inputs[i], precisions[step.group], batch)
+            ]
+        )
 
     def apply(self, images, weights: Sequence[dict], activation_bits, context):
         """Class scores [n, classes] of functional TensorFlow.
@@ -109,8 +111,9 @@ class Network:
             values.append(step.op.apply(tensors, weights[i], activation_bits[step.group], context))
         return values[-1][:, 0, 0, :]
 
-    def keras(self, clips: Sequence[float] | None = None,
-              activation_bits: Sequence[int] | None = None):
+    def keras(
+        self, clips: Sequence[float] | None = None, activation_bits: Sequence[int] | None = None
+    ):
         """The same as a plain functional `keras.Model`, with its own fresh weights.
 
         clips: the learned clip of every `Activation`, in order, with activation_bits one a group:

@@ -7,6 +7,7 @@ An operation is a small frozen dataclass:
     cost(name, inputs, ...)  its rows for the hardware model
     apply(tensors, ...)      functional TensorFlow, for the fast training loop
     keras(tensors, ...)      standard Keras layers, for the exported model
+    keras_weights(...)       where trained tensors go in those layers: layer name -> arrays
 
 Precision in hardware: products read activations and weights in the bits chosen, sums between
 layers (outputs of products, poolings, additions) are kept in 16 bits, and an `Activation` is where
@@ -22,6 +23,7 @@ from hwmodel import workload
 
 SUM_BITS = 16
 IMAGE_BITS = 8
+NORM_EPSILON = 1e-5
 
 Shape = tuple[int, int, int]
 
@@ -77,11 +79,19 @@ class Convolution:
         height, width, channels = inputs[0]
         return [
             workload.conv(
-                name, batch=batch, height=height, width=width, in_channels=channels,
-                out_channels=self.filters, kernel=self.kernel, stride=self.stride, padding="same",
+                name,
+                batch=batch,
+                height=height,
+                width=width,
+                in_channels=channels,
+                out_channels=self.filters,
+                kernel=self.kernel,
+                stride=self.stride,
+                padding="same",
                 weight_bits=precision.weights,
                 activation_bits=IMAGE_BITS if self.image else precision.activations,
-                output_bits=precision.sums)  # fmt: skip
+                output_bits=precision.sums,
+            )
         ]
 
     def apply(self, tensors, weights, bits, context):
@@ -93,9 +103,16 @@ class Convolution:
     def keras(self, tensors, name, clip, bits):
         import keras
 
-        y = keras.layers.Conv2D(self.filters, self.kernel, self.stride, "same", use_bias=False,
-                                name=name)(tensors[0])  # fmt: skip
-        return keras.layers.BatchNormalization(epsilon=1e-5, name=f"{name}.norm")(y)
+        y = keras.layers.Conv2D(
+            self.filters, self.kernel, self.stride, "same", use_bias=False, name=name
+        )(tensors[0])
+        return keras.layers.BatchNormalization(epsilon=NORM_EPSILON, name=f"{name}.norm")(y)
+
+    def keras_weights(self, name, weights, moments) -> dict[str, list]:
+        return {
+            name: [weights["kernel"]],
+            f"{name}.norm": [weights["gamma"], weights["beta"], *moments],
+        }
 
 
 @dataclass(frozen=True)
@@ -112,8 +129,13 @@ class Activation:
         height, width, channels = inputs[0]
         return [
             workload.elementwise(
-                name, batch=batch, elements=height * width * channels, n_inputs=1,
-                activation_bits=precision.sums, output_bits=precision.activations)  # fmt: skip
+                name,
+                batch=batch,
+                elements=height * width * channels,
+                n_inputs=1,
+                activation_bits=precision.sums,
+                output_bits=precision.activations,
+            )
         ]
 
     def apply(self, tensors, weights, bits, context):
@@ -127,6 +149,9 @@ class Activation:
         steps = 2.0**bits - 1
         y = keras.ops.clip(tensors[0], 0.0, clip)
         return keras.ops.round(y * (steps / clip)) * (clip / steps)
+
+    def keras_weights(self, name, weights, moments) -> dict[str, list]:
+        return {}
 
 
 @dataclass(frozen=True)
@@ -147,9 +172,17 @@ class AveragePool:
         height, width, channels = inputs[0]
         return [
             workload.pool(
-                name, batch=batch, height=height, width=width, channels=channels,
-                kernel=self.kernel, stride=self.stride, padding="same",
-                activation_bits=precision.sums, output_bits=precision.sums)  # fmt: skip
+                name,
+                batch=batch,
+                height=height,
+                width=width,
+                channels=channels,
+                kernel=self.kernel,
+                stride=self.stride,
+                padding="same",
+                activation_bits=precision.sums,
+                output_bits=precision.sums,
+            )
         ]
 
     def apply(self, tensors, weights, bits, context):
@@ -163,6 +196,9 @@ class AveragePool:
         return keras.layers.AveragePooling2D(self.kernel, self.stride, "same", name=name)(
             tensors[0]
         )
+
+    def keras_weights(self, name, weights, moments) -> dict[str, list]:
+        return {}
 
 
 @dataclass(frozen=True)
@@ -179,9 +215,13 @@ class Add:
         height, width, channels = inputs[0]
         return [
             workload.elementwise(
-                name, batch=batch, elements=height * width * channels,
-                n_inputs=len(inputs), activation_bits=precision.sums,
-                output_bits=precision.sums)  # fmt: skip
+                name,
+                batch=batch,
+                elements=height * width * channels,
+                n_inputs=len(inputs),
+                activation_bits=precision.sums,
+                output_bits=precision.sums,
+            )
         ]
 
     def apply(self, tensors, weights, bits, context):
@@ -194,6 +234,9 @@ class Add:
         import keras
 
         return keras.layers.Add(name=name)(tensors)
+
+    def keras_weights(self, name, weights, moments) -> dict[str, list]:
+        return {}
 
 
 @dataclass(frozen=True)
@@ -210,9 +253,16 @@ class GlobalPool:
         height, width, channels = inputs[0]
         return [
             workload.pool(
-                name, batch=batch, height=height, width=width, channels=channels,
-                kernel=(height, width), padding="valid",
-                activation_bits=precision.activations, output_bits=precision.sums)  # fmt: skip
+                name,
+                batch=batch,
+                height=height,
+                width=width,
+                channels=channels,
+                kernel=(height, width),
+                padding="valid",
+                activation_bits=precision.activations,
+                output_bits=precision.sums,
+            )
         ]
 
     def apply(self, tensors, weights, bits, context):
@@ -224,6 +274,9 @@ class GlobalPool:
         import keras
 
         return keras.layers.GlobalAveragePooling2D(keepdims=True, name=name)(tensors[0])
+
+    def keras_weights(self, name, weights, moments) -> dict[str, list]:
+        return {}
 
 
 @dataclass(frozen=True)
@@ -246,9 +299,15 @@ class Dense:
         height, width, channels = inputs[0]
         return [
             workload.dense(
-                name, batch=batch, in_features=height * width * channels,
-                out_features=self.units, bias=True, weight_bits=precision.weights, activation_bits=precision.activations,
-                output_bits=precision.sums)  # fmt: skip
+                name,
+                batch=batch,
+                in_features=height * width * channels,
+                out_features=self.units,
+                bias=True,
+                weight_bits=precision.weights,
+                activation_bits=precision.activations,
+                output_bits=precision.sums,
+            )
         ]
 
     def apply(self, tensors, weights, bits, context):
@@ -264,6 +323,9 @@ class Dense:
         flat = keras.layers.Flatten(name=f"{name}.flat")(tensors[0])
         y = keras.layers.Dense(self.units, name=name)(flat)
         return keras.layers.Reshape((1, 1, self.units), name=f"{name}.map")(y)
+
+    def keras_weights(self, name, weights, moments) -> dict[str, list]:
+        return {name: [weights["kernel"], weights["bias"]]}
 
 
 # name -> class. The contract test runs over this table: the faces of each must agree.

@@ -54,6 +54,11 @@ def integer_weights(kernel: np.ndarray, step: float, bits: int) -> np.ndarray:
     return np.rint(np.clip(scaled, -low, top)).astype(np.int64)
 
 
+def dequantized(kernel: np.ndarray, step: float, bits: int) -> np.ndarray:
+    """The values that the integers stand for, float32: what `quantize_weights` computes with."""
+    return integer_weights(kernel, step, bits).astype(np.float32) * np.float32(abs(step))
+
+
 def integer_activations(x: np.ndarray, clip: float, bits: int) -> np.ndarray:
     """The integers that an accelerator stores for ReLU(x): round(x (2^b - 1) / clip), int64."""
     scale = np.float32(2**bits - 1) / np.float32(clip)
@@ -80,12 +85,20 @@ def quantize_activations(x, clip, bits):
     @tf.custom_gradient
     def quantize(x, top):
         y = tf.raw_ops.QuantizeAndDequantizeV3(
-            input=x, input_min=0.0, input_max=top, num_bits=bits, signed_input=False,
-            range_given=True, narrow_range=False, axis=-1)  # fmt: skip
+            input=x,
+            input_min=0.0,
+            input_max=top,
+            num_bits=bits,
+            signed_input=False,
+            range_given=True,
+            narrow_range=False,
+            axis=-1,
+        )
 
         def gradient(dy):
             back = tf.raw_ops.QuantizeAndDequantizeV4Grad(
-                gradients=dy, input=x, input_min=0.0, input_max=top, axis=-1)  # fmt: skip
+                gradients=dy, input=x, input_min=0.0, input_max=top, axis=-1
+            )
             size = float(np.prod(x.shape.as_list()))
             return back.input_backprop, tf.reshape(back.input_max_backprop, []) / size**0.5
 

@@ -180,8 +180,9 @@ class Space:
                 raise ValueError(f"unknown decision '{name}'; {nearest(name, self.names)}")
         row = np.zeros(len(self), np.int64)
         for i, decision in enumerate(self.decisions):
-            on = all(allowed[row[j]] and self.names[j] in choices for j, allowed in
-                     self.conditions[i])
+            on = all(
+                allowed[row[j]] and self.names[j] in choices for j, allowed in self.conditions[i]
+            )
             if on and decision.name not in choices:
                 raise ValueError(
                     f"decision '{decision.name}' is missing; choose one of {decision.values}"

@@ -6,14 +6,16 @@ from search_spaces.space import Choices, Decision, Space
 
 REFERENCE_BATCH = 128  # the batch whose learning rate is `train.learning_rate` itself
 
-SPACE = Space([
-    Decision("train.batch", (32, 64, 128, 256, 512)),
-    Decision("train.learning_rate", (0.05, 0.1, 0.2, 0.4)),
-    # how the rate follows the batch: in proportion (Goyal et al., 1706.02677) or its square root
-    Decision("train.lr_rule", ("linear", "sqrt"), {"train.batch": (32, 64, 256, 512)}),
-    Decision("train.warmup", (0.1, 0.3), {"train.batch": (128, 256, 512)}),
-    Decision("serve.batch", (1, 4, 16, 64)),
-])
+SPACE = Space(
+    [
+        Decision("train.batch", (32, 64, 128, 256, 512)),
+        Decision("train.learning_rate", (0.05, 0.1, 0.2, 0.4)),
+        # the rate follows the batch in proportion (Goyal et al., 1706.02677) or by its root
+        Decision("train.lr_rule", ("linear", "sqrt"), {"train.batch": (32, 64, 256, 512)}),
+        Decision("train.warmup", (0.1, 0.3), {"train.batch": (128, 256, 512)}),
+        Decision("serve.batch", (1, 4, 16, 64)),
+    ]
+)
 
 
 def peak_learning_rate(choices: Choices) -> float:

@@ -27,10 +27,20 @@ class Proxy:
     images: how many training images a candidate sees, class-balanced; 0 for all.
     """
 
-    def __init__(self, *, dataset: str = "cifar10-sample", path: str = "", epochs: int = 4,
-                 images: int = 0, final_epochs: int = 16):
-        for name, value, least in (("epochs", epochs, 1), ("images", images, 0),
-                                   ("final_epochs", final_epochs, 1)):
+    def __init__(
+        self,
+        *,
+        dataset: str = "cifar10-sample",
+        path: str = "",
+        epochs: int = 4,
+        images: int = 0,
+        final_epochs: int = 16,
+    ):
+        for name, value, least in (
+            ("epochs", epochs, 1),
+            ("images", images, 0),
+            ("final_epochs", final_epochs, 1),
+        ):
             if value < least:
                 raise ValueError(f"evaluator.{name} is {value}; it must be at least {least}")
         self.dataset, self.path = dataset, path
@@ -50,8 +60,12 @@ class Proxy:
         train = loaded.train
         if self.images:
             train = data.subset(train, self.images, seed=0)
-        self.parts = {"proxy": train, "train": loaded.train, "validation": loaded.validation,
-                      "test": loaded.test}  # fmt: skip
+        self.parts = {
+            "proxy": train,
+            "train": loaded.train,
+            "validation": loaded.validation,
+            "test": loaded.test,
+        }
         self.trainer = Trainer()
 
     def part(self, name: str, resolution: int) -> tuple[np.ndarray, np.ndarray]:
@@ -68,10 +82,14 @@ class Proxy:
 
         bits = precisions(choices)
         recipe = Recipe(
-            batch=choices["train.batch"], epochs=epochs,
-            learning_rate=peak_learning_rate(choices), warmup=warmup_share(choices),
+            batch=choices["train.batch"],
+            epochs=epochs,
+            learning_rate=peak_learning_rate(choices),
+            warmup=warmup_share(choices),
             weight_bits=tuple(p.weights for p in bits),
-            activation_bits=tuple(p.activations for p in bits), augment=augment)  # fmt: skip
+            activation_bits=tuple(p.activations for p in bits),
+            augment=augment,
+        )
         images, labels = self.part(part, choices["cell.resolution"])
         return self.trainer.fit(cell.network(choices), images, labels, recipe, seed=seed)
 
@@ -97,7 +115,9 @@ class Proxy:
         resolution = choices["cell.resolution"]
         accuracy, loss = trained.score(*self.part("validation", resolution))
         test_accuracy, test_loss = trained.score(*self.part("test", resolution))
-        write_tensors(weights, trained.tensors())
+        write_tensors(
+            weights, {**trained.tensors(), "image/mean": self.mean, "image/std": self.std}
+        )
         return {
             "accuracy": accuracy,
             "loss": loss,
@@ -128,6 +148,8 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     tensors: dict[str, np.ndarray] = {}
     with h5py.File(path, "r") as file:
         file.visititems(
-            lambda name, item: tensors.update({name: item[()]})
-            if isinstance(item, h5py.Dataset) else None)  # fmt: skip
+            lambda name, item: (
+                tensors.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None
+            )
+        )
     return tensors
