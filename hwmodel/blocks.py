@@ -163,9 +163,11 @@ def figures(
 ) -> Figures:
     """Prices from cycles, traffic in bytes, and the busy cycles of elements and lanes."""
     latency_s = cycles / machine.clock_hz
-    sram_j = sram_inputs * machine.sram_input_j
-    sram_j = sram_j + sram_weights * machine.sram_weight_j
-    sram_j += sram_outputs * machine.sram_output_j
+    sram_j = (
+        sram_inputs * machine.sram_input_j
+        + sram_weights * machine.sram_weight_j
+        + sram_outputs * machine.sram_output_j
+    )
     return Figures(
         cycles=cycles,
         latency_s=latency_s,

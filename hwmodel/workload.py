@@ -8,15 +8,16 @@ network offsets, so that a thousand networks are priced by the same few array op
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from hwmodel.windows import require_positive, windows_of
+
 PRODUCT, DEPTHWISE, VECTOR = 0, 1, 2
-KINDS = ("product", "depthwise", "vector")
 MAX_BITS = 32
+MAX_COUNT = 2**53
 BIAS_BITS = 32  # biases and normalization parameters are added to 32-bit accumulators
 
 
@@ -66,10 +67,10 @@ def conv(
     """A 2-D convolution as `groups` products of (B·OH·OW) x (kh·kw·Cin/g) x (Cout/g).
 
     OH = floor((H + 2p - kh) / s) + 1, or ceil(H / s) for `padding="same"`; `height` and `width`
-    are the input's. Raises ValueError for sizes that are not positive integers, channels that `groups` does
-    not divide, and a kernel larger than its padded input.
+    are the input's. Raises ValueError for sizes that are not positive integers, channels that
+    `groups` does not divide, and a kernel larger than its padded input.
     """
-    sizes = _positive(
+    sizes = require_positive(
         name,
         batch=batch,
         height=height,
@@ -84,7 +85,7 @@ def conv(
                 f"row {name!r}: {field} {sizes[field]} is not a multiple of groups {groups}; "
                 "choose groups that divide both channel counts"
             )
-    window = _windows(name, height, width, kernel, stride, padding)
+    window = windows_of(name, height, width, kernel, stride, padding)
     m = batch * window.out_height * window.out_width
     k = window.kernel_height * window.kernel_width * (in_channels // groups)
     weights = k * out_channels
@@ -124,8 +125,8 @@ def depthwise(
 ) -> Row:
     """A depthwise convolution: `channels` products with K = kh·kw and N = 1, or B·OH·OW·C·kh·kw
     vector operations where the accelerator runs it on its vector unit. Raises as `conv` does."""
-    _positive(name, batch=batch, height=height, width=width, channels=channels)
-    window = _windows(name, height, width, kernel, stride, padding)
+    require_positive(name, batch=batch, height=height, width=width, channels=channels)
+    window = windows_of(name, height, width, kernel, stride, padding)
     m = batch * window.out_height * window.out_width
     k = window.kernel_height * window.kernel_width
     return _row(
@@ -160,7 +161,7 @@ def dense(
     repeat: int = 1,
 ) -> Row:
     """A fully connected layer: one product of B x in x out. Raises as `conv` does."""
-    _positive(name, batch=batch, in_features=in_features, out_features=out_features)
+    require_positive(name, batch=batch, in_features=in_features, out_features=out_features)
     return _row(
         name,
         PRODUCT,
@@ -197,8 +198,8 @@ def pool(
     `stride` is the kernel's size unless given. Global pooling is a kernel of (height, width).
     Raises as `conv` does.
     """
-    _positive(name, batch=batch, height=height, width=width, channels=channels)
-    window = _windows(name, height, width, kernel, kernel if stride is None else stride, padding)
+    require_positive(name, batch=batch, height=height, width=width, channels=channels)
+    window = windows_of(name, height, width, kernel, kernel if stride is None else stride, padding)
     outputs = batch * window.out_height * window.out_width * channels
     return _row(
         name,
@@ -228,7 +229,7 @@ def elementwise(
     max(1, n_inputs - 1) vector operations a word: one for an activation function, one for an
     addition of two tensors. Raises as `conv` does.
     """
-    _positive(name, batch=batch, elements=elements, n_inputs=n_inputs)
+    require_positive(name, batch=batch, elements=elements, n_inputs=n_inputs)
     return _row(
         name,
         VECTOR,
@@ -256,7 +257,7 @@ def normalization(
 
     Counts the 2·channels trained parameters (scale and offset). Raises as `conv` does.
     """
-    _positive(name, batch=batch, elements=elements, channels=channels)
+    require_positive(name, batch=batch, elements=elements, channels=channels)
     return _row(
         name,
         VECTOR,
@@ -275,9 +276,10 @@ class Layers:
     """Rows of one or many networks as columns of one length.
 
     Integer arrays, all of shape [n_rows] (int64, so that counts past 2**24 stay exact):
-    `kind` (an index into `KINDS`), `batch`, `m`, `k`, `n`, `groups` (of one product, and how many),
-    `input_words` (input words touched, *per product*; all of them for vector rows),
-    `output_words`, `vector_ops` (if the row runs on the vector unit), `params` (per repeat),
+    `kind` (`PRODUCT`, `DEPTHWISE` or `VECTOR`), `batch`, `m`, `k`, `n` (of one product), `groups`
+    (products), `input_words` (touched, of one product; of the whole row where it is vector work),
+    `output_words`, `vector_ops` (if the row runs on the vector unit), `row_params_once` (of one
+    repeat),
     `weight_bits`, `activation_bits`, `output_bits`, `repeat` (how often the layer is run, each time
     with its own weights). `names` is an object array [n_rows]; `offsets` [n_networks + 1] says that
     network i owns rows offsets[i]:offsets[i + 1].
@@ -438,73 +440,6 @@ class Layers:
         return Layers(self.names[rows], columns, offsets)
 
 
-class _Windows(NamedTuple):
-    kernel_height: int
-    kernel_width: int
-    out_height: int
-    out_width: int
-    touched: int  # input pixels that any window covers
-
-
-def _windows(name, height, width, kernel, stride, padding) -> _Windows:
-    kernels = _pair(name, "kernel", kernel)
-    strides = _pair(name, "stride", stride)
-    outs, touched = [], []
-    for axis, size, kernel_size, step in zip(
-        ("height", "width"), (height, width), kernels, strides, strict=True
-    ):
-        if padding == "same":
-            out = -(-size // step)
-            before = max(0, (out - 1) * step + kernel_size - size) // 2
-        else:
-            before = _padding(name, padding)
-            if kernel_size > size + 2 * before:
-                raise ValueError(
-                    f"row {name!r}: kernel {kernel_size} is larger than the padded {axis} "
-                    f"{size + 2 * before}; use a smaller kernel or padding='same'"
-                )
-            out = (size + 2 * before - kernel_size) // step + 1
-        starts = np.arange(out) * step - before
-        ends = np.minimum(starts + kernel_size, size)
-        starts = np.maximum(starts, np.concatenate([[0], ends[:-1]]))  # count an overlap once
-        outs.append(out)
-        touched.append(int(np.maximum(ends - starts, 0).sum()))
-    return _Windows(*kernels, *outs, touched[0] * touched[1])
-
-
-def _pair(name: str, field: str, value: int | tuple[int, int]) -> tuple[int, int]:
-    pair = tuple(value) if isinstance(value, tuple | list) else (value, value)
-    if len(pair) != 2:
-        raise ValueError(f"row {name!r}: {field} must be an integer or a pair, got {value!r}")
-    return tuple(_positive(name, **{field: size})[field] for size in pair)
-
-
-def _padding(name: str, padding: str | int) -> int:
-    if padding == "valid":
-        return 0
-    try:
-        before = operator.index(padding)
-    except TypeError:
-        before = -1
-    if before < 0:
-        raise ValueError(
-            f"row {name!r}: padding must be 'same', 'valid' or an integer of at least 0, "
-            f"got {padding!r}"
-        )
-    return before
-
-
-def _positive(name: str, **sizes: int) -> dict[str, int]:
-    for field, value in sizes.items():
-        try:
-            size = operator.index(value)
-        except TypeError:
-            size = 0
-        if size < 1:
-            raise ValueError(f"row {name!r}: {field} must be a positive integer, got {value!r}")
-    return sizes
-
-
 def _row(name: str, kind: int, *, activation_bits, output_bits, repeat, weight_bits=8, **counts):
     output_bits = activation_bits if output_bits is None else output_bits
     bits = {
@@ -512,9 +447,16 @@ def _row(name: str, kind: int, *, activation_bits, output_bits, repeat, weight_b
         "activation_bits": activation_bits,
         "output_bits": output_bits,
     }
-    for field, value in _positive(name, **bits).items():
+    for field, value in require_positive(name, **bits).items():
         if value > MAX_BITS:
             raise ValueError(f"row {name!r}: {field} must be 1 to {MAX_BITS}, got {value!r}")
-    _positive(name, repeat=repeat)
-    nothing = dict(m=0, k=0, n=0, groups=1, vector_ops=0, params=0)
-    return Row(name=name, kind=kind, repeat=repeat, **bits, **{**nothing, **counts})
+    require_positive(name, repeat=repeat)
+    row = dict(m=0, k=0, n=0, groups=1, vector_ops=0, params=0) | counts
+    macs = row["m"] * row["k"] * row["n"] * row["groups"]
+    largest = repeat * max(macs, row["vector_ops"], row["input_words"], row["output_words"])
+    if largest > MAX_COUNT:
+        raise ValueError(
+            f"row {name!r}: {largest} operations or words are past 2**53, where counts stop being "
+            "exact; use smaller sizes or split the row"
+        )
+    return Row(name=name, kind=kind, repeat=repeat, **bits, **row)
