@@ -9,6 +9,24 @@ from typing import Any
 import numpy as np
 
 Metrics = dict[str, Any]
+State = dict[str, Any]  # of a controller: JSON values and, at the top level only, NumPy arrays
+
+# the metrics that a finished trial has: priced before training, and measured by it
+HARDWARE_METRICS = (
+    "latency_s",
+    "energy_j",
+    "area_mm2",
+    "cycles",
+    "dram_bytes",
+    "sram_bytes",
+    "utilization",
+    "peak_memory_bytes",
+    "macs",
+    "params",
+    "weight_bytes",
+)
+TRAINING_METRICS = ("accuracy", "loss", "train_loss")
+METRICS = HARDWARE_METRICS + TRAINING_METRICS
 
 
 class Status(StrEnum):
