@@ -5,8 +5,9 @@
 Prices random networks (convolutions, depthwise, dense, pooling, additions; bit-widths per row) on
 random systolic accelerators, every design of the space among them: cycles, latency, DRAM and SRAM
 traffic, energy by component, area, utilization, feasibility. Rows are counted as evaluated: no
-folding, no repeats. One line a size: the median of the repeats, and the peak memory of the process
-so far. The last lines price one network on many accelerators, and pairs: each network on an
+folding, no repeats. One line a size: the median of the repeats in seconds of one core's processor
+time, so that other work on the machine does not count, and the peak memory of the process so far.
+The last lines price one network on many accelerators, and pairs: each network on an
 accelerator of its own.
 """
 
@@ -33,6 +34,7 @@ from hwmodel.workload import conv, dense, depthwise, elementwise, pool
 
 SIZES = ((100, 100), (300, 300), (1000, 1000), (1000, 10_000), (1000, 100_000), (1, 300_000))
 PAIRS = 20_000
+SETTLED = 0.5
 SLICE = 2_000_000  # results of one call; a larger grid is priced by slices, as a sweep does it
 
 
@@ -96,11 +98,12 @@ def price_all(layers: Layers, configs: Configs, pairing: str) -> None:
 
 
 def median_seconds(run, repeats: int) -> float:
+    """Median processor seconds of at least `repeats` runs, and of SETTLED seconds of them."""
     times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
+    while len(times) < repeats or sum(times) < SETTLED:
+        start = time.process_time()
         run()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return statistics.median(times)
 
 
