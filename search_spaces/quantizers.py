@@ -96,11 +96,12 @@ def quantize_activations(x, clip, bits):
         )
 
         def gradient(dy):
-            back = tf.raw_ops.QuantizeAndDequantizeV4Grad(
-                gradients=dy, input=x, input_min=0.0, input_max=top, axis=-1
+            # num_bits only rounds the range, by less than float32 resolves
+            back = tf.raw_ops.FakeQuantWithMinMaxVarsGradient(
+                gradients=dy, inputs=x, min=0.0, max=top, num_bits=16
             )
             size = float(np.prod(x.shape.as_list()))
-            return back.input_backprop, tf.reshape(back.input_max_backprop, []) / size**0.5
+            return back.backprops_wrt_input, back.backprop_wrt_max / size**0.5
 
         return y, gradient
 

@@ -1,0 +1,178 @@
+"""The fast training loop: the same mathematics as Keras, deterministic, one trace a topology."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_cell import design
+
+from nas import data, train
+from nas.train import Recipe, Trainer, augmented, schedule
+from search_spaces import cell
+
+FULL = (32, 32, 32, 32)
+RECIPE = Recipe(batch=50, epochs=1, learning_rate=0.1, warmup=0.2, weight_bits=(4, 4, 4, 8),
+                activation_bits=(4, 4, 4, 8))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def images():
+    """2,000 training and 700 validation images of the sample, 16 x 16, normalized."""
+    sample = data.load("cifar10-sample")
+    mean, std = data.normalization(sample.train)
+
+    def arrays(part, n):
+        few = data.subset(part, n, seed=0)
+        return ((data.resize(few.x, 16) / 255 - mean) / std).astype(np.float32), few.y
+
+    return arrays(sample.train, 2000), arrays(sample.validation, 700)
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    return Trainer()
+
+
+def by_name(tensors, network):
+    """Keras weights of every step of a network from `Trained.tensors`."""
+    out = {}
+    for i, step in enumerate(network.steps):
+        own = {p.name: tensors[f"{step.name}/{p.name}"]
+               for p in step.op.parameters(network.inputs[i])}  # fmt: skip
+        moments = [tensors[k] for k in (f"{step.name}/mean", f"{step.name}/variance")
+                   if k in tensors]  # fmt: skip
+        out |= step.op.keras_weights(step.name, own, moments)
+    return out
+
+
+def test_one_step_is_the_step_that_keras_takes(images):
+    """In 32 bits: loss, gradients, weight decay and Nesterov momentum."""
+    (x, y), _ = images
+    network = cell.network(design())
+    program = train.Program(network, 50)
+    bits = np.int32(FULL)
+    program.start(3, bits, bits, tf.constant(x))
+    recipe = Recipe(50, 1, 0.1, 0.2, FULL, FULL)
+    n = sum(program.channels)
+
+    def snapshot():
+        moments = np.zeros(n, np.float32), np.ones(n, np.float32)
+        return train.Trained(program, recipe, [], *moments, 0.0).tensors()
+
+    model = network.keras()
+    before = by_name(snapshot(), network)
+    for name, weights in before.items():
+        model.get_layer(name).set_weights(weights)
+    rate = 0.07
+    loss, _ = program.train(x, y, np.arange(50, dtype=np.int32)[None], np.float32([rate]), bits,
+                            bits)  # fmt: skip
+    smooth = keras.losses.CategoricalCrossentropy(from_logits=True,
+                                                  label_smoothing=train.LABEL_SMOOTHING)  # fmt: skip
+    with tf.GradientTape() as tape:
+        expected = smooth(tf.one_hot(y[:50], 10), model(x[:50], training=True))
+    np.testing.assert_allclose(loss, expected, rtol=1e-4)
+    gradients = tape.gradient(expected, model.trainable_variables)
+    for variable, gradient in zip(model.trainable_variables, gradients):
+        if "kernel" in variable.name:
+            gradient = gradient + train.WEIGHT_DECAY * variable
+        variable.assign(variable - rate * (1 + train.MOMENTUM) * gradient)
+    after = by_name(snapshot(), network)
+    for name, weights in after.items():
+        for ours, theirs in zip(weights, model.get_layer(name).trainable_weights):
+            np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-5, err_msg=name)
+
+
+def test_training_learns_and_repeats_itself_to_the_bit(images, trainer):
+    (x, y), (vx, vy) = images
+    network = cell.network(design())
+    first = trainer.fit(network, x, y, RECIPE, seed=7)
+    accuracy, loss = first.score(vx, vy)
+    assert accuracy > 0.2 and loss < np.log(10) + 0.3
+    tensors = first.tensors()
+    other = Trainer().fit(network, x, y, RECIPE, seed=7)
+    for name, tensor in other.tensors().items():
+        np.testing.assert_array_equal(tensor, tensors[name], err_msg=name)
+    assert [c["loss"] for c in other.curve] == [c["loss"] for c in first.curve]
+    assert other.score(vx, vy) == (accuracy, loss)
+    different = trainer.fit(network, x, y, RECIPE, seed=8)
+    assert different.curve[0]["loss"] != first.curve[0]["loss"]
+
+
+def test_bits_rates_and_data_need_no_new_trace(images, trainer):
+    (x, y), _ = images
+    network = cell.network(design())
+    program = trainer.program(network, 50)
+    for bits, rate, n in (((2, 3, 8, 8), 0.05, 500), (FULL, 0.2, 700)):
+        recipe = Recipe(50, 1, rate, 0.3, bits, bits)
+        assert trainer.fit(network, x[:n], y[:n], recipe, seed=1).program is program
+    assert program.train.experimental_get_tracing_count() == 1
+    assert program.statistics.experimental_get_tracing_count() == 1
+
+
+def test_only_the_last_programs_are_kept():
+    small = Trainer(n_programs=2)
+    made = [small.program(cell.network(design(**{"cell.width": w})), 50) for w in (4, 8, 12)]
+    assert list(small.programs.values()) == made[1:]
+
+
+def test_scores_count_every_image_once(images, trainer):
+    (x, y), (vx, vy) = images
+    trained = trainer.fit(cell.network(design()), x[:500], y[:500], RECIPE, seed=1)
+    whole, loss = trained.score(vx, vy)  # 700 images: not a multiple of the batch
+    parts = [trained.score(vx[a:b], vy[a:b]) for a, b in ((0, 250), (250, 700))]
+    weights = np.array([250, 450]) / 700
+    assert whole == pytest.approx(weights @ [p[0] for p in parts], abs=1e-6)
+    assert loss == pytest.approx(weights @ [p[1] for p in parts], rel=1e-4)
+
+
+def test_exported_graph_scores_as_the_loop_does(images, trainer):
+    """The Keras face with the trained tensors gives the fast loop's own validation accuracy."""
+    from search_spaces.quantizers import dequantized
+
+    (x, y), (vx, vy) = images
+    network = cell.network(design())
+    trained = trainer.fit(network, x, y, RECIPE, seed=5)
+    tensors = trained.tensors()
+    for step in network.steps:
+        if f"{step.name}/step" in tensors:
+            key = f"{step.name}/kernel"
+            tensors[key] = dequantized(tensors[key], tensors[f"{step.name}/step"],
+                                       RECIPE.weight_bits[step.group])  # fmt: skip
+    clips = [tensors[f"{network.steps[p.step].name}/clip"] for p in network.places
+             if p.parameter.kind == "clip"]  # fmt: skip
+    model = network.keras(clips, RECIPE.activation_bits)
+    for name, weights in by_name(tensors, network).items():
+        model.get_layer(name).set_weights(weights)
+    right = (model.predict(vx, verbose=0).argmax(-1) == vy).mean()
+    assert right == pytest.approx(trained.score(vx, vy)[0], abs=2 / len(vy))
+
+
+def test_the_schedule_is_a_triangle():
+    rates = schedule(100, 0.4, 0.25)
+    assert rates.argmax() in (24, 25) and rates.max() == pytest.approx(0.4, rel=0.03)
+    assert (np.diff(rates[:25]) > 0).all() and (np.diff(rates[25:]) < 0).all()
+    assert 0 < rates[-1] < 0.01
+
+
+def test_augmentation_only_flips_and_shifts():
+    rng = np.random.default_rng(0)
+    image = rng.normal(0, 1, (1, 16, 16, 3)).astype(np.float32)
+    many = augmented(np.repeat(image, 64, 0), rng)
+    padded = np.pad(image[0], ((2, 2), (2, 2), (0, 0)), mode="edge")
+    windows = [padded[i : i + 16, j : j + 16] for i in range(5) for j in range(5)]
+    every = windows + [w[:, ::-1] for w in windows]
+    assert all(any((out == w).all() for w in every) for out in many)
+    assert len({out.tobytes() for out in many}) > 10
+
+
+def test_mistakes_are_named_before_training(images, trainer):
+    (x, y), _ = images
+    with pytest.raises(ValueError, match="batch 50 is larger than the 40 training images"):
+        trainer.fit(cell.network(design()), x[:40], y[:40], RECIPE, seed=0)
+
+
+def test_a_loss_that_is_no_number_is_an_error(images, trainer):
+    (x, y), _ = images
+    wild = Recipe(50, 2, 1e30, 0.2, RECIPE.weight_bits, RECIPE.activation_bits)
+    with pytest.raises(FloatingPointError, match="training loss is nan after epoch"):
+        trainer.fit(cell.network(design()), x[:500], y[:500], wild, seed=0)
