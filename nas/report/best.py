@@ -1,0 +1,194 @@
+"""The best design explained: its network, its bits, its accelerator, and what it waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from nas.report import explain, words
+from nas.report.explain import Bound, Change
+from nas.report.findings import Findings
+from nas.report.page import Html, facts, fold, lines, paragraph, section, table, tag
+from search_spaces import hardware
+
+if TYPE_CHECKING:
+    import pandas
+
+    from nas.run import Run
+
+N_CHANGES = 6  # single changes of the accelerator shown unfolded
+
+
+def chapter(found: Findings) -> Html:
+    """The first row of the leaderboard."""
+    choices, best = found.designs[0], found.board.iloc[0]
+    how = (
+        "as the search proposed it"
+        if best["found"] == "search"
+        else "its network as the search trained it, on an accelerator that the sweep found"
+    )
+    network = found.drawing.figure(choices), found.drawing.stages(choices)
+    return section(
+        "The best design",
+        paragraph(f"Trial {best['trial']}: {how}. {ranking(found.run)}"),
+        tag("div", tag("div", *network), tag("div", design_facts(found)), class_="pair"),
+        costs(found),
+    )
+
+
+def ranking(run: Run) -> str:
+    """By what the leaderboard is sorted."""
+    if run.reward.n_objectives > 1:
+        return (
+            f"Designs are ranked by their front in {words.listed(run.reward.names)}, and by "
+            "accuracy within a front."
+        )
+    doc = type(run.reward).__doc__.splitlines()[0].rstrip(".")
+    targets = [words.metric(*pair) for pair in run.config["reward"].get("targets", {}).items()]
+    within = f", with targets of {words.listed(targets)}" if targets else ""
+    return (
+        f"Designs are ranked by the reward “{run.config['reward']['name']}”: "
+        f"{doc[0].lower()}{doc[1:]}{within}."
+    )
+
+
+def design_facts(found: Findings) -> Html:
+    """The accelerator, how the network is trained and served, and what it weighs."""
+    choices, best, final = found.designs[0], found.board.iloc[0], found.best_final
+    technology_nm = hardware.configs_of([choices]).row(0)["technology_nm"]
+    rows = [
+        ("Accelerator", words.accelerator(choices, best["area_mm2"], technology_nm)),
+        ("Array utilization", words.percent(best["utilization"])),
+        ("Serving batch", choices["serve.batch"]),
+        ("Throughput", f"{words.number(best['images_per_s'])} images a second"),
+        ("Multiply-adds", f"{words.quantity(best['macs'], '')} an image"),
+        ("DRAM traffic", f"{words.quantity(best['dram_bytes'], 'B')} an image"),
+        ("Training batch", choices["train.batch"]),
+        ("Learning rate", words.learning_rate(choices)),
+        ("In the search", f"{words.percent(best['accuracy'])} on validation images"),
+    ]
+    if final:
+        longer = (
+            f"{words.percent(final['accuracy'])} on validation images, "
+            f"{words.percent(final['test_accuracy'])} on {final['n_test']:,} untouched test images"
+        )
+        rows.append((f"After {final['epochs']} epochs", longer))
+    return facts(rows)
+
+
+def costs(found: Findings) -> list[Html]:
+    """Where the time and the energy go, and what one change of the accelerator would do."""
+    choices = found.designs[0]
+    layers = explain.layer_prices(found.family, choices)
+    bounds, changes = explain.bounds(layers), explain.changes(found.run, choices)
+    time = [(row.bound, row.share, f"{row.layer}: {row.bound}") for row in layers.itertuples()]
+    energy = [
+        (name, share, explain.COMPONENTS[name])
+        for name, share in explain.energy_shares(layers).items()
+    ]
+    return [
+        tag("h3", "Where the time goes"),
+        paragraph(time_words(bounds, changes)),
+        strip(time),
+        legend([(bound.name, bound.share, explain.BOUNDS[bound.name]) for bound in bounds]),
+        fold(f"Every layer ({len(layers)}), and what bounds it", layer_table(layers)),
+        tag("h3", "Where the energy goes"),
+        strip(energy),
+        legend(energy),
+        changes_table(changes),
+    ]
+
+
+def time_words(bounds: list[Bound], changes: list[Change]) -> str:
+    """What bounds the network, and what would help most."""
+    first, n_layers = bounds[0], sum(bound.n_layers for bound in bounds)
+    text = (
+        f"{words.percent(first.share, 0)} of the time goes into {first.n_layers} of the {n_layers} "
+        f"layers, which are bound by {explain.BOUNDS[first.name]}. "
+    )
+    faster = [change for change in changes if not change.obstacle and change.latency < 0.9995]
+    if not faster:
+        return text + "No single change of the accelerator within the space would make it faster."
+    best = faster[0]
+    name, before, after = change_words(best)
+    return (
+        f"{text}Of all single changes of the accelerator, {name} from {before} to {after} would "
+        f"help most: latency {words.change(best.latency)}, energy {words.change(best.energy)}, "
+        f"area {words.change(best.area)}."
+    )
+
+
+def change_words(change: Change) -> tuple[str, str, str]:
+    """The decision, its value before and after."""
+    name, before = words.decision(change.decision, change.before)
+    return name, before, words.decision(change.decision, change.after)[1]
+
+
+def strip(parts: Sequence[tuple[str, float, str]]) -> Html:
+    """Shares side by side: (class of the colour, share, what it is)."""
+    spans = [
+        tag("span", class_=name, style=f"flex:{share:.5f}", title=f"{title}, {share:.1%}")
+        for name, share, title in parts
+    ]
+    return tag("div", spans, class_="strip")
+
+
+def legend(parts: Sequence[tuple[str, float, str]]) -> Html:
+    """What the colours of a strip mean, with their shares."""
+    items = [
+        tag("li", tag("i", class_=name), f"{text} {words.percent(share, 0)}")
+        for name, share, text in parts
+    ]
+    return tag("ul", items, class_="legend")
+
+
+def layer_table(layers: pandas.DataFrame) -> Html:
+    """A line a layer, its share of the latency as a bar."""
+    widest = layers["share"].max()
+    rows = [
+        (
+            row.layer,
+            row.bound,
+            tag("span", class_=f"bar {row.bound}", style=f"width:{7 * row.share / widest:.2f}rem"),
+            words.percent(row.share),
+            f"{row.cycles:,.0f}",
+            words.number(1e6 * row.energy_j),
+            words.quantity(row.dram_bytes, "B"),
+            words.percent(row.utilization, 0),
+        )
+        for row in layers.itertuples()
+    ]
+    heads = (
+        "layer",
+        "bound",
+        "share of latency",
+        "",
+        "cycles",
+        lines("energy", "µJ a batch"),
+        lines("DRAM", "a batch"),
+        lines("array", "utilized"),
+    )
+    return table(heads, rows, words=[0, 1, 2])
+
+
+def changes_table(changes: list[Change]) -> list[Html]:
+    """One step away: what each change of the accelerator would do to the best design."""
+    if not changes:
+        return []
+    heads = ("change", "from", "to", "latency", "energy", "area", "")
+    rows = [
+        (
+            *change_words(change),
+            *(words.change(ratio) for ratio in (change.latency, change.energy, change.area)),
+            f"not allowed: {change.obstacle}" if change.obstacle else "",
+        )
+        for change in changes
+    ]
+    flush_left = [0, 1, 2, 6]
+    first, others = rows[:N_CHANGES], rows[N_CHANGES:]
+    more = words.count(len(others), "slower change")
+    return [
+        tag("h3", "What one change of the accelerator would do"),
+        table(heads, first, words=flush_left),
+        *([fold(more, table(heads, others, words=flush_left))] if others else []),
+    ]

@@ -1,0 +1,179 @@
+"""How the search went: its progress, what was not trained and why, the time it took."""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections import Counter
+
+import numpy as np
+
+from nas import pareto
+from nas.report import charts, drawing, words
+from nas.report.findings import Findings
+from nas.report.page import Html, paragraph, section, table, tag
+from nas.trial import Status
+
+N_CURVES = 6  # designs whose training is drawn
+N_REASONS = 6  # most common reasons shown
+
+
+def chapter(found: Findings) -> Html:
+    """Progress, outcomes, time and training curves."""
+    if not found.trained:
+        return section("The search", paragraph(outcomes(found)), reasons(found))
+    return section(
+        "The search",
+        paragraph(outcomes(found)),
+        tag("div", accuracy_chart(found), reward_chart(found), class_="pair"),
+        paragraph(time_spent(found)),
+        reasons(found),
+        training_curves(found),
+    )
+
+
+def outcomes(found: Findings) -> str:
+    """How many proposals came to what."""
+    own = Counter(trial.status for trial in found.trials if trial.repeats is None)
+    n_repeated = sum(trial.repeats is not None for trial in found.trials)
+    counts = [
+        (own[Status.COMPLETE], "was trained", "were trained"),
+        (own[Status.INFEASIBLE], "was infeasible, never trained", "were infeasible, never trained"),
+        (own[Status.FAILED], "failed", "failed"),
+        (n_repeated, "repeated an earlier one", "repeated earlier ones"),
+        (own[Status.RUNNING], "is still open", "are still open"),
+    ]
+    controller = found.run.config["controller"]["name"]
+    if not found.trials:
+        return f"The controller “{controller}” has proposed nothing yet."
+    parts = [words.count(*each) for each in counts if each[0]]
+    total = words.count(len(found.trials), "proposal")
+    return f"Of {total} by the controller “{controller}”, {words.listed(parts)}."
+
+
+def accuracy_chart(found: Findings) -> Html:
+    """The accuracy of each trial, and the best so far."""
+    ids = [trial.id for trial in found.trained]
+    values = np.array([trial.metrics["accuracy"] for trial in found.trained], float)
+    best = np.fmax.accumulate(values)
+    caption = "Validation accuracy of each trial, and the best so far."
+    return charts.progress_chart(ids, values, best, "Accuracy", caption, tickformat=".0%")
+
+
+def reward_chart(found: Findings) -> Html:
+    """The reward of each trial, or with several objectives the volume that the front dominates."""
+    ids, objectives = [trial.id for trial in found.trained], found.run.reward(found.trained)
+    if found.run.reward.n_objectives > 1:
+        caption = "What the front so far dominates of the objectives' ranges, against the last."
+        volumes = hypervolumes(objectives)
+        return charts.progress_chart(ids, None, volumes, "Hypervolume", caption, tickformat=".0%")
+    values = objectives[:, 0]
+    best = np.fmax.accumulate(values)
+    caption = "The reward of each trial as proposed, before the sweep, and the best so far."
+    return charts.progress_chart(ids, values, best, "Reward", caption, tickformat="~g")
+
+
+def hypervolumes(objectives: np.ndarray) -> np.ndarray:
+    """After each trial, the volume that the front so far dominates, as a share of the last: [n].
+
+    Objectives [n, m] are scaled to their ranges; the reference is the worst of each.
+    """
+    measured = objectives[~np.isnan(objectives).any(axis=1)]
+    if not len(measured):
+        return np.zeros(len(objectives))
+    low, high = measured.min(axis=0), measured.max(axis=0)
+    scaled = (objectives - low) / np.where(high > low, high - low, 1)
+    reference = np.zeros(objectives.shape[1])
+    kept, volume, volumes = scaled[:0], 0.0, []
+    for point in scaled:
+        joined = np.vstack([kept, point])
+        on_front = pareto.front(joined)
+        if on_front[-1]:
+            kept = joined[on_front]
+            volume = pareto.hypervolume(kept, reference)
+        volumes.append(volume)
+    return np.array(volumes) / (volume or 1.0)
+
+
+def time_spent(found: Findings) -> str:
+    """The training seconds, and what share they are of the time that the workers had."""
+    seconds = [t.metrics["seconds"] for t in found.trained if "seconds" in t.metrics]
+    finals = [metrics["seconds"] for metrics in found.finals.values() if "seconds" in metrics]
+    if not seconds:
+        return "How long the trainings took was not recorded."
+    elapsed = max(end for *_, end in found.times) - min(start for _, start, _ in found.times)
+    workers = found.run.config["workers"]
+    text = (
+        f"Training took {words.duration(sum(seconds))}, in the median "
+        f"{words.duration(statistics.median(seconds))} a candidate. From the first proposal to the "
+        f"last result passed {words.duration(elapsed)}, pauses included; training filled "
+        f"{words.percent(sum(seconds) / (workers * elapsed), 0)} of the time of "
+        f"{words.count(workers, 'worker')}."
+    )
+    if finals:
+        trainings = words.count(len(finals), "final training")
+        text += f" {trainings} took {words.duration(sum(finals))} more."
+    return text
+
+
+def reasons(found: Findings) -> Html | None:
+    """The most common reasons why a proposal was infeasible or failed, where any did."""
+    counts = Counter(
+        (str(trial.status), re.sub(r"^\w+ = \S+ breaks", "breaks", trial.error or words.NONE))
+        for trial in found.trials
+        if trial.status in (Status.INFEASIBLE, Status.FAILED) and trial.repeats is None
+    )
+    if not counts:
+        return None
+    rows = [(n, status, reason) for (status, reason), n in counts.most_common(N_REASONS)]
+    n_others = counts.total() - sum(n for n, *_ in rows)
+    if n_others:
+        rows.append((n_others, words.NONE, "other reasons"))
+    return tag(
+        "div",
+        tag("h3", "Why proposals were not trained"),
+        table(("trials", "", "reason"), rows, words=[1, 2]),
+    )
+
+
+def training_curves(found: Findings) -> Html | None:
+    """Accuracy against epochs of the first designs, in the search and after it, where recorded."""
+    trials = {trial.id: trial.metrics for trial in found.trained}
+    ids = list(dict.fromkeys(found.board["trial"].tolist()))[:N_CURVES]
+    in_search = {id: curve(trials[id]) for id in ids}
+    in_final = {id: curve(found.finals.get(id, {})) for id in ids}
+    points = [point for id in ids for point in in_search[id] + in_final[id]]
+    if not points:
+        return None
+    longest = max(epoch for epoch, _ in points)
+    low = math.floor(10 * min(share for _, share in points)) / 10
+    high = math.ceil(10 * max(share for _, share in points)) / 10
+    frame = drawing.Frame(longest, low, max(high, low + 0.1))
+    figures = [
+        tag(
+            "figure",
+            drawing.curves([(in_final[id], drawing.INK), (in_search[id], drawing.BLUE)], frame),
+            tag("figcaption", f"trial {id}"),
+        )
+        for id in ids
+    ]
+    return tag(
+        "div",
+        tag("h3", "How the first designs trained"),
+        tag("div", figures, class_="curves"),
+        paragraph(
+            "Accuracy on training images after each epoch: blue in the search, black in the final "
+            "training, whose images are augmented.",
+            class_="note",
+        ),
+    )
+
+
+def curve(metrics: dict) -> list[drawing.Point]:
+    """(epoch, accuracy) of a training, where both are known."""
+    return [
+        (float(point["epoch"]), float(point["accuracy"]))
+        for point in metrics.get("curve", [])
+        if words.known(point["accuracy"])
+    ]

@@ -1,0 +1,262 @@
+"""Networks drawn: the graph of a cell, its stages in a table, and training curves, as inline SVG.
+
+A family of networks appears here once, in `FAMILIES`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from nas.report import words
+from nas.report.page import Html, lines, table, tag
+from nas.report.words import TIMES
+from search_spaces.cell import EDGES, N_NODES
+from search_spaces.precision import GROUPS, precisions
+from search_spaces.space import Choices
+
+INK, QUIET, FAINT, PAPER = "#1d2530", "#5d6876", "#dde2e8", "#ffffff"
+BLUE = "#1d5fa8"
+OPERATIONS = {  # of an edge -> colour, and how it is called
+    "conv_3x3": ("#1f4f8f", f"3{TIMES}3 conv"),
+    "conv_1x1": ("#4d94d0", f"1{TIMES}1 conv"),
+    "avg_pool_3x3": ("#cf8a26", f"3{TIMES}3 avg pool"),
+    "skip": ("#7d8895", "skip"),
+}
+NODES = ("in", "1", "2", "out")
+BENDS = {(0, 2): -0.62, (1, 3): 0.62, (0, 3): -1.18}  # of an arc, in distances between nodes
+WIDTH, HEIGHT, LEFT, FOOT = 170, 96, 30, 16  # of a small chart, and the room for its labels
+
+Point = tuple[float, float]
+
+
+class Drawing(NamedTuple):
+    """How a family of networks is shown.
+
+    brief: a design in a few words. detail: its operations in words, parted by ", ". icon: a picture
+    for a table's cell, whose colours key explains. figure: the network drawn, with its caption.
+    stages: its parts with their sizes and bits, as a table.
+    """
+
+    brief: Callable[[Choices], str]
+    detail: Callable[[Choices], str]
+    icon: Callable[[Choices], Html]
+    key: Callable[[], Html]
+    figure: Callable[[Choices], Html]
+    stages: Callable[[Choices], Html]
+
+
+def cell_brief(choices: Choices) -> str:
+    """`2 x 16 @ 16`: cells a stage, channels of the first stage, resolution."""
+    return f"{choices['cell.depth']} {TIMES} {choices['cell.width']} @ {choices['cell.resolution']}"
+
+
+def cell_live(choices: Choices) -> set[tuple[int, int]]:
+    """The edges that carry something from the cell's input to its output; others are not built."""
+    edges = {edge for edge in EDGES if choices["cell.edge{}{}".format(*edge)] != "none"}
+    reached, needed = {0}, {N_NODES - 1}
+    for i, j in sorted(edges):
+        if i in reached:
+            reached.add(j)
+    for i, j in sorted(edges, reverse=True):
+        if j in needed:
+            needed.add(i)
+    return {(i, j) for i, j in edges if i in reached and j in needed}
+
+
+def cell_graph(choices: Choices) -> Html:
+    """The cell: four nodes, and every edge that is built with the name of its operation."""
+    gap, radius = 150.0, 17.0
+    at = [(40 + gap * i, 118.0) for i in range(N_NODES)]
+    alive = cell_live(choices)
+    idle = [_arc(at, edge, radius, FAINT, 1.5, dash="2 5")[0] for edge in _absent(alive)]
+    arcs, labels = [], []
+    for edge in sorted(alive):
+        colour, name = OPERATIONS[choices["cell.edge{}{}".format(*edge)]]
+        arc, middle = _arc(at, edge, radius, colour, 2.5, arrow=True)
+        arcs.append(arc)
+        labels.append(_label(middle, name, colour))
+    ends = {node for edge in alive for node in edge}
+    nodes = [_node(at[i], radius, NODES[i], i in ends) for i in range(N_NODES)]
+    title = tag("title", "The cell: " + cell_words(choices))
+    return tag("svg", title, idle, arcs, nodes, labels, viewBox="0 0 530 200", role="img")
+
+
+def cell_icon(choices: Choices) -> Html:
+    """The same, small: colours without names."""
+    at = [(4 + 18.0 * i, 15.0) for i in range(N_NODES)]
+    alive = cell_live(choices)
+    arcs = [
+        _arc(at, edge, 0, OPERATIONS[choices["cell.edge{}{}".format(*edge)]][0], 2.2)[0]
+        for edge in sorted(alive)
+    ]
+    dots = [tag("circle", cx=x, cy=y, r=2, fill=QUIET) for x, y in at]
+    title = tag("title", cell_words(choices))
+    return tag("svg", title, arcs, dots, viewBox="0 0 62 26", width=62, height=26, role="img")
+
+
+def cell_key() -> Html:
+    """What the colours of the edges mean."""
+    swatches = [
+        tag("li", tag("i", style=f"background:{colour}"), name)
+        for colour, name in OPERATIONS.values()
+    ]
+    return tag("ul", swatches, class_="legend")
+
+
+def cell_words(choices: Choices) -> str:
+    """The edges that are built: `in to 1: skip, 1 to out: 3x3 conv`."""
+    return ", ".join(
+        f"{NODES[i]} to {NODES[j]}: {OPERATIONS[choices[f'cell.edge{i}{j}']][1]}"
+        for i, j in sorted(cell_live(choices))
+    )
+
+
+def cell_figure(choices: Choices) -> Html:
+    depth = choices["cell.depth"]
+    caption = (
+        f"The cell, {depth} in each of the three stages. A node is the sum of what enters it; "
+        "dotted edges are not built. A residual block halves the resolution and doubles the "
+        "channels between stages."
+    )
+    return tag("figure", cell_graph(choices), tag("figcaption", caption))
+
+
+def cell_stages(choices: Choices) -> Html:
+    """Channels, feature map and bits of every stage."""
+    width, resolution = choices["cell.width"], choices["cell.resolution"]
+    rows = []
+    for stage, (name, precision) in enumerate(zip(GROUPS, precisions(choices), strict=True)):
+        size = math.ceil(resolution / 2**stage)
+        inner = name != GROUPS[-1]
+        rows.append(
+            (
+                words.group(name),
+                width << stage if inner else words.NONE,
+                f"{size} {TIMES} {size}" if inner else words.NONE,
+                precision.weights,
+                precision.activations,
+            )
+        )
+    heads = (
+        "",
+        "channels",
+        "feature map",
+        lines("weight", "bits"),
+        lines("activation", "bits"),
+    )
+    return table(heads, rows, words=[0])
+
+
+FAMILIES = {
+    "cell": Drawing(cell_brief, cell_words, cell_icon, cell_key, cell_figure, cell_stages),
+}
+
+
+class Frame(NamedTuple):
+    """The common scale of small charts: epochs from 0, accuracies from low to high."""
+
+    longest: float
+    low: float
+    high: float
+
+    def place(self, point: Point) -> Point:
+        """Where (epoch, accuracy) lies in the picture."""
+        x = LEFT + (WIDTH - LEFT - 6) * point[0] / self.longest
+        share = (point[1] - self.low) / (self.high - self.low)
+        return round(x, 1), round(HEIGHT - FOOT - (HEIGHT - FOOT - 6) * share, 1)
+
+
+def curves(lines: Sequence[tuple[Sequence[Point], str]], frame: Frame) -> Html:
+    """A small chart of lines of (epoch, accuracy), each with its colour; empty ones are none."""
+    marks = []
+    for level in (frame.low, frame.high):
+        _, y = frame.place((0, level))
+        marks.append(tag("line", x1=LEFT, x2=WIDTH, y1=y, y2=y, stroke=FAINT))
+        marks.append(_text((LEFT - 5, y + 3.5), f"{level:.0%}", anchor="end", size=10))
+    epochs = f"{frame.longest:.0f} epochs"
+    marks.append(_text((WIDTH, HEIGHT - 3), epochs, anchor="end", size=10))
+    for points, colour in lines:
+        if points:
+            places = [frame.place(point) for point in points]
+            path = "M" + " L".join(f"{x} {y}" for x, y in places)
+            marks.append(tag("path", d=path, fill="none", stroke=colour, stroke_width=1.8))
+            marks.append(tag("circle", cx=places[-1][0], cy=places[-1][1], r=2.4, fill=colour))
+    return tag("svg", marks, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img")
+
+
+def _absent(alive: set[tuple[int, int]]) -> list[tuple[int, int]]:
+    return [edge for edge in EDGES if edge not in alive]
+
+
+def _arc(
+    at: list[Point],
+    edge: tuple[int, int],
+    radius: float,
+    colour: str,
+    thick: float,
+    *,
+    dash: str | None = None,
+    arrow: bool = False,
+) -> tuple[Html, Point]:
+    """An edge from rim to rim of its nodes, and its middle."""
+    (x0, y0), (x1, y1) = at[edge[0]], at[edge[1]]
+    bend = BENDS.get(edge, 0.0) * (at[1][0] - at[0][0])
+    control = (x0 + x1) / 2, y0 + bend
+    slope = math.atan2(control[1] - y0, control[0] - x0)
+    reach = radius + (9 if arrow else 0)
+    start = x0 + radius * math.cos(slope), y0 + radius * math.sin(slope)
+    end = x1 - reach * math.cos(slope), y1 + reach * math.sin(slope)
+    middle = (
+        (start[0] + 2 * control[0] + end[0]) / 4,
+        (start[1] + 2 * control[1] + end[1]) / 4,
+    )
+    path = "M{:.1f} {:.1f} Q{:.1f} {:.1f} {:.1f} {:.1f}".format(*start, *control, *end)
+    line = tag(
+        "path", d=path, fill="none", stroke=colour, stroke_width=thick, stroke_dasharray=dash
+    )
+    return Html(line + _head(end, -slope, colour)) if arrow else line, middle
+
+
+def _head(end: Point, angle: float, colour: str) -> Html:
+    """An arrow's head whose base is at `end`."""
+    tip = end[0] + 9 * math.cos(angle), end[1] + 9 * math.sin(angle)
+    side = 4.5 * math.sin(angle), 4.5 * math.cos(angle)
+    corners = tip, (end[0] + side[0], end[1] - side[1]), (end[0] - side[0], end[1] + side[1])
+    path = "M" + " L".join(f"{x:.1f} {y:.1f}" for x, y in corners) + " Z"
+    return tag("path", d=path, fill=colour)
+
+
+def _node(at: Point, radius: float, name: str, used: bool) -> Html:
+    colour = INK if used else FAINT
+    ring = tag("circle", cx=at[0], cy=at[1], r=radius, fill=PAPER, stroke=colour, stroke_width=1.6)
+    return Html(ring + _text((at[0], at[1] + 4.5), name, colour=INK if used else QUIET))
+
+
+def _label(at: Point, name: str, colour: str) -> Html:
+    """An operation's name on its edge, on paper that hides the line."""
+    width = 6.4 * len(name) + 8
+    back = tag(
+        "rect",
+        x=f"{at[0] - width / 2:.1f}",
+        y=f"{at[1] - 9:.1f}",
+        width=f"{width:.1f}",
+        height=18,
+        fill=PAPER,
+    )
+    return Html(back + _text((at[0], at[1] + 4.2), name, colour=colour, size=12))
+
+
+def _text(
+    at: Point, text: str, *, colour: str = QUIET, anchor: str = "middle", size: int = 13
+) -> Html:
+    return tag(
+        "text",
+        text,
+        x=f"{at[0]:.1f}",
+        y=f"{at[1]:.1f}",
+        fill=colour,
+        text_anchor=anchor,
+        font_size=size,
+    )

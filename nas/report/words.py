@@ -1,0 +1,203 @@
+"""Figures and designs in words: what a page for people needs and no program reads."""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from search_spaces.precision import GROUPS, precisions
+from search_spaces.space import Choices
+from search_spaces.training import REFERENCE_BATCH, peak_learning_rate, warmup_share
+
+SPACE = "\N{NO-BREAK SPACE}"
+NONE = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
+TIMES = "\N{MULTIPLICATION SIGN}"
+PREFIXES = {1e12: "T", 1e9: "G", 1e6: "M", 1e3: "k", 1: "", 1e-3: "m", 1e-6: "µ", 1e-9: "n"}
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+SYMBOLS = {"s": "s", "j": "J", "bytes": "B"}  # as the names of metrics end
+UNITS = {"gbps": "GB/s", "mhz": "MHz", "kib": "KiB"}  # as the names of decisions end
+DATAFLOWS = {"os": "output-stationary", "ws": "weight-stationary", "is": "input-stationary"}
+SRAMS = ("input", "weight", "output")
+MULTIPLIERS = {
+    "fixed8": "fixed 8-bit",
+    "fixed16": "fixed 16-bit",
+    "bf16": "bfloat16",
+    "composable": "composable",
+    "bit-serial": "bit-serial",
+}
+
+
+def known(value: Any) -> bool:
+    """Whether a metric was measured: None and NaN were not."""
+    return value is not None and math.isfinite(value)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Three significant digits, thousands apart, never an exponent; a dash for what is unknown."""
+    if not known(value):
+        return NONE
+    size = abs(float(f"{value:.{digits}g}"))
+    decimals = digits - 1 - math.floor(math.log10(size)) if size else 0
+    return f"{value:,.{max(decimals, 0)}f}".replace("-", MINUS)
+
+
+class Unit(NamedTuple):
+    """A unit for a column of figures: divide by the scale."""
+
+    name: str
+    scale: float
+
+
+def unit(values: Iterable[float], base: str) -> Unit:
+    """The prefix of `base` that suits the median of the values."""
+    sizes = [abs(value) for value in values if known(value) and value]
+    scale = _scale(statistics.median(sizes) if sizes else 1)
+    return Unit(PREFIXES[scale] + base, scale)
+
+
+def _scale(size: float) -> float:
+    return next((scale for scale in PREFIXES if size >= scale), min(PREFIXES))
+
+
+def exact(value: float, unit: str) -> str:
+    """A round figure with the prefix that suits it, as it was written: 200 µs."""
+    scale = _scale(value)
+    return f"{value / scale:g}{SPACE}{PREFIXES[scale]}{unit}"
+
+
+def quantity(value: float | None, unit: str) -> str:
+    """`number` with the prefix that suits it: 13.2 µs."""
+    if not known(value):
+        return NONE
+    scale = _scale(abs(float(f"{value:.3g}")) or 1)
+    return f"{number(value / scale)}{SPACE}{PREFIXES[scale]}{unit}".rstrip()
+
+
+def percent(share: float | None, decimals: int = 1) -> str:
+    return f"{100 * share:.{decimals}f}{SPACE}%" if known(share) else NONE
+
+
+def change(ratio: float) -> str:
+    """A relative change: `+4 %`; ratio is the new value over the old one."""
+    points = round(100 * (ratio - 1), 1)
+    if not points:
+        return "0" + SPACE + "%"
+    size = f"{abs(points):.1f}" if abs(points) < 10 else f"{abs(points):,.0f}"
+    return f"{'+' if points > 0 else MINUS}{size}{SPACE}%"
+
+
+def power(n: int) -> str:
+    """A large count: 1.3 x 10¹⁷; a small one is written out."""
+    if n < 10**7:
+        return f"{n:,}"
+    mantissa, exponent = f"{n:.1e}".split("e")
+    return f"{mantissa}{SPACE}{TIMES}{SPACE}10{str(int(exponent)).translate(SUPERSCRIPTS)}"
+
+
+def duration(seconds: float) -> str:
+    whole = round(seconds)
+    if whole < 60:
+        return f"{number(seconds, 2)}{SPACE}s"
+    if whole < 3600:
+        return f"{whole // 60}{SPACE}min {whole % 60}{SPACE}s"
+    return f"{whole // 3600}{SPACE}h {whole % 3600 // 60}{SPACE}min"
+
+
+def count(n: int, one: str, many: str = "") -> str:
+    """`1 design`, `2 designs`."""
+    return f"{n:,}{SPACE}{one if n == 1 else many or one + 's'}"
+
+
+def listed(parts: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def standard_error(share: float, n: int) -> float:
+    """Of a share measured on n independent cases."""
+    return math.sqrt(share * (1 - share) / n)
+
+
+def metric(name: str, value: float) -> str:
+    """A metric's value with its unit, which its name ends in: latency 200 µs."""
+    base, _, suffix = name.rpartition("_")
+    if suffix in SYMBOLS:
+        return f"{base} {exact(value, SYMBOLS[suffix])}"
+    return f"{name} {value:g}"
+
+
+# -- designs ---------------------------------------------------------------------------------------
+
+
+def decision(name: str, value: Any) -> tuple[str, str]:
+    """A decision's name without its group, and a value of it with its unit."""
+    base = name.partition(".")[2].replace("_", " ")
+    stem, _, suffix = base.rpartition(" ")
+    if suffix in UNITS:
+        memory = re.sub(r"^sram (\w+)$", r"\1 SRAM", stem)
+        return memory, f"{value}{SPACE}{UNITS[suffix]}"
+    texts = {True: "yes", False: "no"} if isinstance(value, bool) else {**DATAFLOWS, **MULTIPLIERS}
+    return base, str(texts.get(value, value))
+
+
+def bits(choices: Choices) -> str:
+    """Weight and activation bits of each group, `ends` last: 5/6 3/6 8/8 8/8."""
+    return " ".join(f"{p.weights}/{p.activations}" for p in precisions(choices))
+
+
+def group(name: str) -> str:
+    """A bit-width group: `first and last layer`, `stage 1`."""
+    if name == GROUPS[-1]:
+        return "first and last layer"
+    return re.sub(r"(\d+)$", lambda found: f" {int(found[1]) + 1}", name)
+
+
+def array(choices: Choices) -> str:
+    """The array of an accelerator in a few words: 16x8 ws composable."""
+    return (
+        f"{choices['hw.rows']}{TIMES}{choices['hw.columns']} {choices['hw.dataflow']} "
+        f"{choices['hw.multiplier']}"
+    )
+
+
+def rates(choices: Choices) -> str:
+    """Its clock and bandwidth."""
+    return f"{choices['hw.clock_mhz']}{SPACE}MHz, {choices['hw.bandwidth_gbps']}{SPACE}GB/s"
+
+
+def memories(choices: Choices) -> str:
+    """Its SRAMs."""
+    sizes = "/".join(str(choices[f"hw.sram_{name}_kib"]) for name in SRAMS)
+    return f"SRAM {sizes}{SPACE}KiB"
+
+
+def accelerator(choices: Choices, area_mm2: float, technology_nm: int) -> str:
+    """An accelerator in a sentence."""
+    srams = [f"{choices[f'hw.sram_{name}_kib']}{SPACE}KiB for {name}s" for name in SRAMS]
+    planes = (
+        " and a second weight plane that loads while the first computes"
+        if choices.get("hw.weight_plane")
+        else ""
+    )
+    return (
+        f"A systolic array of {choices['hw.rows']} {TIMES} {choices['hw.columns']} "
+        f"{MULTIPLIERS[choices['hw.multiplier']]} multipliers, "
+        f"{DATAFLOWS[choices['hw.dataflow']]}{planes}, with SRAMs of {listed(srams)}, "
+        f"{choices['hw.bandwidth_gbps']}{SPACE}GB/s of DRAM bandwidth and a clock of "
+        f"{choices['hw.clock_mhz']}{SPACE}MHz: {number(area_mm2)}{SPACE}mm² in "
+        f"{technology_nm}{SPACE}nm."
+    )
+
+
+def learning_rate(choices: Choices) -> str:
+    """The learning-rate rule in a phrase."""
+    base, batch = choices["train.learning_rate"], choices["train.batch"]
+    peak = number(peak_learning_rate(choices))
+    if "train.lr_rule" in choices:
+        rule = {"linear": "in proportion", "sqrt": "with the square root"}[choices["train.lr_rule"]]
+        peak += f" at its peak: {base} at batch {REFERENCE_BATCH}, scaled {rule} to batch {batch}"
+    return f"{peak}; warm-up over {percent(warmup_share(choices), 0)} of the steps"
