@@ -55,6 +55,7 @@ class Search:
         self.n_trials, self.in_flight, self.seed = n_trials, in_flight, seed
         self.out_of_time = out_of_time
         self.n_asked = store.count()
+        self.fruitless = 0  # proposals since the last that could be trained
         self.n_trained = store.count("status <> 'infeasible' AND repeats IS NULL")
         self.n_told = store.count("told IS NOT NULL")
         self.open: deque[Trial] = deque(store.untold())
@@ -82,7 +83,6 @@ class Search:
 
     def ask(self) -> None:
         """Fill the window; candidates that cannot be trained are told at once."""
-        fruitless = 0
         while not self.out_of_time():
             waiting = sum(trial.repeats is None for trial in self.open)
             n = min(self.in_flight - waiting, self.n_trials - self.n_trained)
@@ -99,19 +99,19 @@ class Search:
                 self.store.save_controller(self.controller.state())
             for trial in trials:
                 self.n_asked += 1
-                fruitless += 1
+                self.fruitless += 1
                 if trial.status is Status.INFEASIBLE:
                     self.watch(trial)
                     continue
                 self.open.append(trial)
                 if trial.repeats is None:
                     self.n_trained += 1
-                    fruitless = 0
+                    self.fruitless = 0
                     self.submit(trial)
-            if fruitless >= MAX_FRUITLESS:
+            if self.fruitless >= MAX_FRUITLESS:
                 reasons = [t.error or f"repeats trial {t.repeats}" for t in trials]
                 raise SearchError(
-                    f"{fruitless} proposals in a row could not be trained, the last because: "
+                    f"{self.fruitless} proposals in a row could not be trained, the last because: "
                     f"{reasons[-1]}; loosen the constraints or widen the space"
                 )
 

@@ -1,0 +1,211 @@
+"""Real runs through the command: trained, killed, resumed, reported, exported."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import nas
+from nas import config, data
+from nas.executor import LocalExecutor
+from nas.export import export_keras
+
+SMALL = [
+    "quickstart", "--trials", "5", "--seed", "1", "--set", "evaluator.images=600",
+    "--set", "evaluator.epochs=1", "--set", "evaluator.final_epochs=1", "--set", "final.top=1",
+    "--set", "cell.width=8", "--set", "cell.depth=1", "--set", "train.batch=64",
+]  # fmt: skip
+
+
+def command(*arguments) -> list[str]:
+    return [sys.executable, "-m", "nas.cli", *map(str, arguments)]
+
+
+def nas_command(*arguments, cwd) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=240
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def finished(folder):
+    """A small run, undisturbed, on two workers."""
+    done = nas_command("search", *SMALL, "--run", folder / "a", "--workers", 2, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "a", done
+
+
+def test_a_run_leaves_its_leaderboard_report_and_weights(finished):
+    path, done = finished
+    assert "untouched test images" in done.stdout and "leaderboard:" in done.stdout
+    assert "5/5" in done.stderr and "best=" in done.stderr and "front=" in done.stderr
+    names = {p.name for p in path.iterdir()}
+    assert {"config.toml", "trials.sqlite", "checkpoints", "leaderboard.csv", "report.html",
+            "run.log"} <= names  # fmt: skip
+    run = nas.Run(path)
+    table = run.leaderboard()
+    trained = [t for t in run.trials() if t.status == "complete" and t.repeats is None]
+    assert len(trained) == 5 and set(table["trial"]) <= {t.id for t in trained}
+    for trial in trained:
+        assert 0.05 < trial.metrics["accuracy"] < 1 and trial.metrics["seconds"] > 0
+        assert [c["epoch"] for c in trial.metrics["curve"]] == [1]
+    best, (metrics, weights) = next(iter(run.finals().items()))
+    assert best == table["trial"][0] and metrics["n_test"] == 2000
+    assert (path / "checkpoints" / weights).exists()
+    assert not list(path.rglob("*.part")), "no half-written file is left"
+
+
+def test_a_killed_run_ends_as_the_undisturbed_one(folder, finished):
+    """SIGKILL of the parent at three instants; one worker, where the first run had two."""
+    path = folder / "b"
+    begin = command("search", *SMALL, "--run", path, "--workers", 1)
+    for number, seconds in enumerate((9, 8, 10)):
+        process = subprocess.Popen(
+            begin if number == 0 else command("resume", path), cwd=folder,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )  # fmt: skip
+        time.sleep(seconds)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    last = nas_command("resume", path, cwd=folder)
+    assert last.returncode == 0, last.stderr
+    ours, theirs = (p / "leaderboard.csv" for p in (path, finished[0]))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_resuming_a_finished_run_changes_nothing(finished, folder):
+    path, _ = finished
+    before = (path / "leaderboard.csv").read_bytes()
+    again = nas_command("resume", path, cwd=folder)
+    assert again.returncode == 0, again.stderr
+    assert (path / "leaderboard.csv").read_bytes() == before
+    status = nas_command("status", path, cwd=folder).stdout
+    assert "5 of 5 trials" in status and "1 of 1 final trainings" in status and "done" in status
+
+
+def test_a_run_in_use_is_refused_and_named(finished, folder):
+    path, _ = finished
+    with nas.Run(path).dir.locked():
+        refused = nas_command("resume", path, cwd=folder)
+    assert refused.returncode == 2
+    assert f"is in use by process {os.getpid()} on " in refused.stderr
+
+
+def test_the_exported_model_scores_what_the_run_says(finished, folder):
+    import keras
+
+    path, _ = finished
+    run = nas.Run(path)
+    trial, (metrics, _) = next(iter(run.finals().items()))
+    model = keras.models.load_model(export_keras(run, trial, folder / "best.keras"))
+    test = data.load("cifar10-sample").test
+    images = data.resize(test.x, model.input.shape[1])
+    right = (model.predict(images, verbose=0).argmax(-1) == test.y).mean()
+    assert right == pytest.approx(metrics["test_accuracy"], abs=3 / len(test))
+    assert not [p for p in folder.iterdir() if ".part" in p.name]
+
+
+def test_the_exported_model_needs_nothing_of_ours(finished, folder):
+    """Plain Keras loads it where none of the packages can be imported."""
+    run = nas.Run(finished[0])
+    export_keras(run, next(iter(run.finals())), folder / "alone.keras")
+    script = (
+        "import sys; sys.modules.update(dict.fromkeys(['nas', 'hwmodel', 'search_spaces']));"
+        "import keras; print(keras.models.load_model('alone.keras').output.shape)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=folder, capture_output=True, text=True
+    )
+    assert "(None, 10)" in done.stdout, done.stderr
+
+
+def test_export_names_what_can_be_exported(finished, folder):
+    wrong = nas_command("export", finished[0], "--trial", 999, "--to", "x.keras", cwd=folder)
+    assert wrong.returncode == 2 and "trial 999 has no final training" in wrong.stderr
+    wrong = nas_command("export", finished[0], "--best", "--to", "x.h5", cwd=folder)
+    assert wrong.returncode == 2 and "ends in .keras" in wrong.stderr
+    assert not (folder / "x.h5").exists()
+
+
+def test_reports_of_a_finished_run(finished, folder):
+    done = nas_command("report", finished[0], "--csv", "t.csv", "--html", "t.html", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "t.csv").read_text().startswith("rank,trial")
+    assert "<html" in (folder / "t.html").read_text()
+
+
+def test_a_worker_that_is_killed_gives_its_task_to_another(tmp_path):
+    """Once it is retried; killed again, the task comes back with what happened."""
+    options = {"dataset": "cifar10-sample", "epochs": 200, "images": 2000}
+    task = {"id": 4, "kind": "trial", "seed": 0, "choices": small_choices()}
+    with LocalExecutor(1, "proxy", options, tmp_path / "log") as executor:
+        executor.submit(task)
+        for _ in range(2):
+            worker = executor.workers[0]
+            kill_when_training(executor, worker)
+        result = executor.wait()
+    assert result["id"] == 4 and "its worker ended 2 times, last by signal 9" in result["error"]
+
+
+def kill_when_training(executor, worker) -> None:
+    """Let the worker get ready and take its task, then kill it and notice."""
+    while worker.task is None:
+        for key, _ in executor.selector.select():
+            executor._answered(key.data, worker.process.stdout.readline())
+        executor._hand_out()
+    worker.process.kill()
+    worker.process.wait()
+    if executor.attempts:  # the second time: wait() is to notice
+        return
+    assert executor._died(0) is None and executor.queue[0]["id"] == 4
+
+
+def small_choices() -> dict:
+    space = config.make_space(config.complete(config.read("quickstart")))
+    return space.decode(space.sample(1, np.random.default_rng(0))[0])
+
+
+def test_a_worker_that_cannot_start_says_why(tmp_path):
+    from nas.executor import ExecutorError
+
+    with (
+        LocalExecutor(1, "proxy", {"dataset": "nope"}, tmp_path / "log") as executor,
+        pytest.raises(ExecutorError, match="a worker could not start: DataError: unknown data"),
+    ):
+        executor.submit({"id": 0, "kind": "trial", "seed": 0, "choices": {}})
+        executor.wait()
+
+
+def test_workers_end_with_their_parent(tmp_path):
+    """However it ends: a training worker sees its input close and goes at once."""
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import time, pathlib\n"
+        "from nas.executor import LocalExecutor\n"
+        "executor = LocalExecutor(1, 'proxy', {}, pathlib.Path('log'))\n"
+        "print(executor.workers[0].process.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, script], stdout=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    worker = int(parent.stdout.readline())
+    time.sleep(1)
+    parent.kill()
+    parent.wait()
+    for _ in range(100):
+        state = Path(f"/proc/{worker}/stat")
+        if not state.exists() or state.read_text().split()[2] == "Z":
+            return
+        time.sleep(0.1)
+    pytest.fail("the worker outlived its parent by 10 seconds")
