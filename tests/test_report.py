@@ -159,7 +159,7 @@ def test_counts_of_outcomes_and_reasons(run, page):
     assert n_trained + n_failed + 3 == len(trials)
     assert (
         f"Of {len(trials)} proposals by the controller “evolution”, {n_trained} were trained, "
-        f"1 was infeasible, never trained, {n_failed} failed, 1 repeated an earlier one and 1 is "
+        f"1 was infeasible, {n_failed} failed, 1 repeated an earlier one and 1 is "
         "still open."
     ) in text(page)
     assert f"{n_failed} failed it broke" in text(page)

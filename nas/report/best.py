@@ -108,7 +108,7 @@ def time_words(bounds: list[Bound], changes: list[Change]) -> str:
     )
     faster = [change for change in changes if not change.obstacle and change.latency < 0.9995]
     if not faster:
-        return text + "No single change of the accelerator within the space would make it faster."
+        return text + "No single change of the accelerator that is allowed would make it faster."
     best = faster[0]
     name, before, after = change_words(best)
     return (
@@ -175,20 +175,20 @@ def changes_table(changes: list[Change]) -> list[Html]:
     """One step away: what each change of the accelerator would do to the best design."""
     if not changes:
         return []
-    heads = ("change", "from", "to", "latency", "energy", "area", "")
-    rows = [
-        (
-            *change_words(change),
-            *(words.change(ratio) for ratio in (change.latency, change.energy, change.area)),
-            f"not allowed: {change.obstacle}" if change.obstacle else "",
-        )
-        for change in changes
-    ]
-    flush_left = [0, 1, 2, 6]
+    heads = ("change", "from", "to", "latency", "energy", "area")
+    rows = [change_line(change) for change in changes]
     first, others = rows[:N_CHANGES], rows[N_CHANGES:]
     more = words.count(len(others), "slower change")
     return [
         tag("h3", "What one change of the accelerator would do"),
-        table(heads, first, words=flush_left),
-        *([fold(more, table(heads, others, words=flush_left))] if others else []),
+        table(heads, first, words=[0, 1, 2]),
+        *([fold(more, table(heads, others, words=[0, 1, 2]))] if others else []),
     ]
+
+
+def change_line(change: Change) -> list:
+    """A row of the table; a change that a constraint forbids says so."""
+    name, before, after = change_words(change)
+    obstacle = tag("small", f"not allowed: {change.obstacle}") if change.obstacle else None
+    ratios = change.latency, change.energy, change.area
+    return [[name, obstacle], before, after, *map(words.change, ratios)]

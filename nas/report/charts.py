@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,7 +23,7 @@ RUNS = (drawing.BLUE, "#d07a1f", "#2f8f6b", "#8265ad", "#c2352b", "#7a6a53")  # 
 FONT = "system-ui, -apple-system, Segoe UI, Roboto, Helvetica Neue, Arial, sans-serif"
 
 
-def chart(figure: go.Figure, caption: Any, *, height: int) -> Html:
+def chart(figure: go.Figure, caption: str, *, height: int) -> Html:
     """The place of a figure and its data, which the page's script draws when it is opened."""
     figure.update_layout(
         template="none",
@@ -32,6 +32,8 @@ def chart(figure: go.Figure, caption: Any, *, height: int) -> Html:
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         hoverlabel={
+            "align": "left",
+            "bordercolor": "#9aa5b1",
             "bgcolor": "#ffffff",
             "font": {"family": FONT, "size": 12.5, "color": drawing.INK},
         },
@@ -123,7 +125,8 @@ def front_chart(board: pandas.DataFrame, designs: Sequence[Choices], family: str
         figure,
         "Validation accuracy in the search against the latency of one served batch. The line is "
         "the best accuracy within each latency; a design below it can still be on the front, "
-        "by its energy. Point at a design to see all of it.",
+        "by its energy. Point at a design to see all of it; drag to enlarge, double-click to go "
+        "back.",
         height=500,
     )
 
@@ -188,9 +191,11 @@ def progress_chart(
         line={"shape": "hv", "color": drawing.BLUE, "width": 2.2},
     )
     figure.update_layout(
-        margin={"l": 52, "r": 8, "t": 34, "b": 46}, showlegend=False, hovermode="x unified"
+        title={"text": title, "x": 0, "font": {"size": 14}, "xref": "paper"},
+        margin={"l": 52, "r": 8, "t": 34, "b": 46},
+        showlegend=False,
+        hovermode="x unified",
     )
-    figure.update_layout(title={"text": title, "x": 0, "font": {"size": 14}, "xref": "paper"})
     figure.update_xaxes(title_text="trial", tickformat="d")
     figure.update_yaxes(tickformat=tickformat)
     return chart(figure, caption, height=290)
@@ -237,21 +242,22 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _hover(row: pandas.Series, choices: Choices, family: str) -> str:
-    """A whole design, as the lines of a hover text; Plotly reads tags in it."""
+    """A whole design as the lines of a hover text, in which Plotly reads tags."""
+    drawn = drawing.FAMILIES[family]
     lines = [
-        f"<b>trial {row['trial']}</b>, {'proposed' if row['found'] == 'search' else 'swept'}",
         _figures(row),
         f"{words.number(row['area_mm2'])} mm², {words.percent(row['utilization'])} utilized",
         "",
-        f"network {drawing.FAMILIES[family].brief(choices)}",
-        *html.escape(drawing.FAMILIES[family].detail(choices)).split(", "),
+        f"network {drawn.brief(choices)}",
+        *drawn.detail(choices).split(", "),
         f"bits w/a {words.bits(choices)}",
         f"trained at batch {choices['train.batch']}, served at {choices['serve.batch']}",
         "",
         f"{words.array(choices)}, {words.rates(choices)}",
         words.memories(choices),
     ]
-    return "<br>".join(lines)
+    how = "proposed" if row["found"] == "search" else "swept"
+    return "<br>".join([f"<b>trial {row['trial']}</b>, {how}", *map(html.escape, lines)])
 
 
 def _figures(row: pandas.Series) -> str:

@@ -8,12 +8,13 @@ from nas import pareto
 from nas.progress import FRONT
 from nas.report import again, charts, results, words
 from nas.report.findings import Findings
-from nas.report.page import Html, lines, paragraph, section, table, tag
+from nas.report.page import Html, lines, paragraph, section, tag
 
 
-def chapter(found: list[Findings]) -> list[Html]:
+def chapter(found: list[Findings]) -> list[Html | None]:
     """What comes before the runs' own reports."""
     able = [each for each in found if each.designs]
+    boards, names = [each.board for each in able], [each.name for each in able]
     links = [
         tag("li", tag("a", each.name, href=f"#run-{i}")) for i, each in enumerate(found, start=1)
     ]
@@ -22,43 +23,25 @@ def chapter(found: list[Findings]) -> list[Html]:
         tag("h1", f"{len(found)} runs side by side"),
         tag("nav", tag("ul", links)),
         section("The best of each", best_table(found), caveat(found)),
-        *([section("The fronts", fronts(able))] if able else []),
+        section("The fronts", charts.fronts_chart(boards, names)) if able else None,
     ]
 
 
 def best_table(found: list[Findings]) -> Html:
     """A row a run: its best design, and how many on the front over all runs are its own."""
-    firsts = [each.board.iloc[0] for each in found if each.designs]
-    units = {
-        name: words.unit([row[name] for row in firsts], unit)
-        for name, unit in (("latency_s", "s"), ("energy_j", "J"))
-    }
-    heads = [
-        "run",
-        "trained",
-        lines("on the", "joint front"),
-        "trial",
-        "cell",
-        "network",
-        "bits w/a",
-        lines("batch", "train/serve"),
-        "accelerator",
-        "accuracy",
-        "test",
-        lines("latency", units["latency_s"].name),
-        lines("energy", units["energy_j"].name),
-        lines("area", "mm²"),
+    units = results.units_of([each.board.iloc[0] for each in found if each.designs])
+    heads = {"run": "run", "joint": lines("on the", "joint front"), **results.headings(units)}
+    for name in ("rank", "batch", "found"):
+        del heads[name]
+    rows = [
+        {
+            "run": each.name,
+            "joint": n_front,
+            **(results.cells(each, 0, units) if each.designs else {}),
+        }
+        for each, n_front in zip(found, joint_front(found), strict=True)
     ]
-    rows = []
-    for each, n_front in zip(found, joint_front(found), strict=True):
-        line = [each.name, len(each.trained), n_front]
-        if each.designs:
-            _, *design, _, accuracy, test, latency, energy, area = results.board_line(
-                each, 0, units
-            )
-            line += [*design, accuracy, test, latency, energy, area]
-        rows.append(line + [words.NONE] * (len(heads) - len(line)))
-    return table(heads, rows, words=[0, 4, 5, 6, 7, 8])
+    return results.design_table(heads, rows)
 
 
 def caveat(found: list[Findings]) -> Html | None:
@@ -79,7 +62,3 @@ def joint_front(found: list[Findings]) -> list[int]:
     on_front = pareto.front(np.concatenate(points))
     ends = np.cumsum([len(part) for part in points])[:-1]
     return [int(part.sum()) for part in np.split(on_front, ends)]
-
-
-def fronts(able: list[Findings]) -> Html:
-    return charts.fronts_chart([each.board for each in able], [each.name for each in able])

@@ -39,7 +39,7 @@ def outcomes(found: Findings) -> str:
     n_repeated = sum(trial.repeats is not None for trial in found.trials)
     counts = [
         (own[Status.COMPLETE], "was trained", "were trained"),
-        (own[Status.INFEASIBLE], "was infeasible, never trained", "were infeasible, never trained"),
+        (own[Status.INFEASIBLE], "was infeasible", "were infeasible"),
         (own[Status.FAILED], "failed", "failed"),
         (n_repeated, "repeated an earlier one", "repeated earlier ones"),
         (own[Status.RUNNING], "is still open", "are still open"),
@@ -65,7 +65,9 @@ def reward_chart(found: Findings) -> Html:
     """The reward of each trial, or with several objectives the volume that the front dominates."""
     ids, objectives = [trial.id for trial in found.trained], found.run.reward(found.trained)
     if found.run.reward.n_objectives > 1:
-        caption = "What the front so far dominates of the objectives' ranges, against the last."
+        caption = (
+            "The volume of objectives that the front so far dominates, as a share of the last."
+        )
         volumes = hypervolumes(objectives)
         return charts.progress_chart(ids, None, volumes, "Hypervolume", caption, tickformat=".0%")
     values = objectives[:, 0]
@@ -107,14 +109,18 @@ def time_spent(found: Findings) -> str:
     text = (
         f"Training took {words.duration(sum(seconds))}, in the median "
         f"{words.duration(statistics.median(seconds))} a candidate. From the first proposal to the "
-        f"last result passed {words.duration(elapsed)}, pauses included; training filled "
-        f"{words.percent(sum(seconds) / (workers * elapsed), 0)} of the time of "
-        f"{words.count(workers, 'worker')}."
+        f"last result passed {words.duration(elapsed)}, pauses included"
     )
+    if elapsed:
+        share = sum(seconds) / (workers * elapsed)
+        text += (
+            f"; training filled {words.percent(share, 0)} of the time of "
+            f"{words.count(workers, 'worker')}"
+        )
     if finals:
         trainings = words.count(len(finals), "final training")
-        text += f" {trainings} took {words.duration(sum(finals))} more."
-    return text
+        text += f". {trainings} took {words.duration(sum(finals))} more"
+    return text + "."
 
 
 def reasons(found: Findings) -> Html | None:

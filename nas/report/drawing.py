@@ -67,10 +67,12 @@ def cell_live(choices: Choices) -> set[tuple[int, int]]:
 
 def cell_graph(choices: Choices) -> Html:
     """The cell: four nodes, and every edge that is built with the name of its operation."""
-    gap, radius = 150.0, 17.0
-    at = [(40 + gap * i, 118.0) for i in range(N_NODES)]
+    gap, radius = 165.0, 17.0
+    at = [(30 + gap * i, 118.0) for i in range(N_NODES)]
     alive = cell_live(choices)
-    idle = [_arc(at, edge, radius, FAINT, 1.5, dash="2 5")[0] for edge in _absent(alive)]
+    idle = [
+        _arc(at, edge, radius, FAINT, 1.5, dash="2 5")[0] for edge in EDGES if edge not in alive
+    ]
     arcs, labels = [], []
     for edge in sorted(alive):
         colour, name = OPERATIONS[choices["cell.edge{}{}".format(*edge)]]
@@ -80,7 +82,7 @@ def cell_graph(choices: Choices) -> Html:
     ends = {node for edge in alive for node in edge}
     nodes = [_node(at[i], radius, NODES[i], i in ends) for i in range(N_NODES)]
     title = tag("title", "The cell: " + cell_words(choices))
-    return tag("svg", title, idle, arcs, nodes, labels, viewBox="0 0 530 200", role="img")
+    return tag("svg", title, idle, arcs, nodes, labels, viewBox="0 0 555 186", role="img")
 
 
 def cell_icon(choices: Choices) -> Html:
@@ -88,8 +90,9 @@ def cell_icon(choices: Choices) -> Html:
     at = [(4 + 18.0 * i, 15.0) for i in range(N_NODES)]
     alive = cell_live(choices)
     arcs = [
-        _arc(at, edge, 0, OPERATIONS[choices["cell.edge{}{}".format(*edge)]][0], 2.2)[0]
+        _arc(at, edge, 0, OPERATIONS[op][0], 1.2 if op == "skip" else 2.6)[0]
         for edge in sorted(alive)
+        for op in [choices["cell.edge{}{}".format(*edge)]]
     ]
     dots = [tag("circle", cx=x, cy=y, r=2, fill=QUIET) for x, y in at]
     title = tag("title", cell_words(choices))
@@ -97,8 +100,10 @@ def cell_icon(choices: Choices) -> Html:
 
 
 def cell_key() -> Html:
-    """What the colours of the edges mean."""
+    """What a network's few words and the colours of its edges mean."""
     swatches = [
+        tag("li", f"network: cells a stage {TIMES} channels of the first stage @ resolution")
+    ] + [
         tag("li", tag("i", style=f"background:{colour}"), name)
         for colour, name in OPERATIONS.values()
     ]
@@ -114,13 +119,15 @@ def cell_words(choices: Choices) -> str:
 
 
 def cell_figure(choices: Choices) -> Html:
+    """The graph with its caption."""
     depth = choices["cell.depth"]
     caption = (
         f"The cell, {depth} in each of the three stages. A node is the sum of what enters it; "
         "dotted edges are not built. A residual block halves the resolution and doubles the "
         "channels between stages."
     )
-    return tag("figure", cell_graph(choices), tag("figcaption", caption))
+    graph = tag("div", cell_graph(choices), class_="scroll graph")
+    return tag("figure", graph, tag("figcaption", caption))
 
 
 def cell_stages(choices: Choices) -> Html:
@@ -186,10 +193,6 @@ def curves(lines: Sequence[tuple[Sequence[Point], str]], frame: Frame) -> Html:
     return tag("svg", marks, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img")
 
 
-def _absent(alive: set[tuple[int, int]]) -> list[tuple[int, int]]:
-    return [edge for edge in EDGES if edge not in alive]
-
-
 def _arc(
     at: list[Point],
     edge: tuple[int, int],
@@ -236,7 +239,7 @@ def _node(at: Point, radius: float, name: str, used: bool) -> Html:
 
 def _label(at: Point, name: str, colour: str) -> Html:
     """An operation's name on its edge, on paper that hides the line."""
-    width = 6.4 * len(name) + 8
+    width = 6.4 * len(name) + 6
     back = tag(
         "rect",
         x=f"{at[0] - width / 2:.1f}",

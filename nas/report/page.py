@@ -158,6 +158,7 @@ summary { cursor: pointer; font: .88rem var(--sans); color: var(--accent); }
 .dram { background: var(--dram); } .arithmetic { background: var(--arithmetic); }
 .leakage { background: var(--leakage); }
 svg { display: block; max-width: 100%; height: auto; font-family: var(--sans); }
+.graph svg { min-width: 24rem; max-width: 36rem; }
 td svg { max-width: none; }
 .value { margin-right: .7rem; }
 nav ul { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; margin: 0; padding: 0;
@@ -169,7 +170,7 @@ td small { display: block; font-size: .72rem; color: var(--quiet); }
 .curves figcaption { font: .78rem/1.35 var(--sans); }
 @media (max-width: 600px) { body { padding: 1.6rem 1rem 3rem; font-size: 16px; }
   h1 { font-size: 1.6rem; } h2 { margin-top: 2.4rem; } p.lead { font-size: 1.08rem; }
-  .figures b { font-size: 1.35rem; } table.facts th { width: 8rem; } }
+  .figures b { font-size: 1.35rem; } th, td { padding: .3rem; } table.facts th { width: 8rem; } }
 @media print { body { max-width: none; padding: 0; } section, figure { break-inside: avoid-page; } }
 """
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from nas.report import charts, words
 from nas.report.findings import Findings
 from nas.report.page import Html, fold, lines, paragraph, section, table, tag
 
+if TYPE_CHECKING:
+    import pandas
+
 TOP = 15  # rows of the leaderboard shown
+WORDS = {"run", "cell", "network", "bits", "batch", "accelerator", "found"}  # flush left
 
 
 def summary(found: Findings) -> str:
@@ -111,48 +115,66 @@ def leaderboard(found: Findings) -> Html:
 
 def board_table(found: Findings, rows: Sequence[int]) -> Html:
     """The rows of the leaderboard at these positions."""
-    chosen = found.board.iloc[list(rows)]
-    units = {
-        name: words.unit(chosen[name], unit)
-        for name, unit in (("latency_s", "s"), ("energy_j", "J"))
-    }
-    heads = [
-        "#",
-        "trial",
-        "cell",
-        "network",
-        "bits w/a",
-        lines("batch", "train/serve"),
-        "accelerator",
-        "by",
-        "accuracy",
-        "test",
-        lines("latency", units["latency_s"].name),
-        lines("energy", units["energy_j"].name),
-        lines("area", "mm²"),
-    ]
-    body = [board_line(found, i, units) for i in rows]
+    units = units_of([found.board.iloc[i] for i in rows])
+    heads = headings(units)
+    designs = [cells(found, i, units) for i in rows]
     if found.run.reward.n_objectives == 1:
-        heads.append("reward")
-        rewards = chosen[f"reward:{found.run.reward.names[0]}"]
-        body = [[*line, words.number(value)] for line, value in zip(body, rewards, strict=True)]
-    return table(heads, body, words=[2, 3, 4, 5, 6, 7])
+        heads["reward"] = "reward"
+        rewards = found.board[f"reward:{found.run.reward.names[0]}"]
+        for line, i in zip(designs, rows, strict=True):
+            line["reward"] = words.number(rewards[i])
+    return design_table(heads, designs)
 
 
-def board_line(found: Findings, i: int, units: dict[str, words.Unit]) -> list[Any]:
-    """One design; units: of latency_s and energy_j."""
+def design_table(heads: Mapping[str, Any], designs: Sequence[Mapping[str, Any]]) -> Html:
+    """A table of designs, a mapping from column to cell each; a column that one lacks is a dash."""
+    return table(
+        list(heads.values()),
+        [[line.get(name, words.NONE) for name in heads] for line in designs],
+        words=[i for i, name in enumerate(heads) if name in WORDS],
+    )
+
+
+def units_of(rows: Sequence[pandas.Series]) -> dict[str, words.Unit]:
+    """The units that suit the latencies and energies of some designs."""
+    bases = {"latency_s": "s", "energy_j": "J"}
+    return {name: words.unit([row[name] for row in rows], base) for name, base in bases.items()}
+
+
+def headings(units: Mapping[str, words.Unit]) -> dict[str, Any]:
+    """Column -> heading."""
+    return {
+        "rank": "#",
+        "trial": "trial",
+        "cell": "cell",
+        "network": "network",
+        "bits": "bits w/a",
+        "batch": lines("batch", "train/serve"),
+        "accelerator": "accelerator",
+        "found": "by",
+        "accuracy": "accuracy",
+        "test": "test",
+        "latency": lines("latency", units["latency_s"].name),
+        "energy": lines("energy", units["energy_j"].name),
+        "area": lines("area", "mm²"),
+    }
+
+
+def cells(found: Findings, i: int, units: Mapping[str, words.Unit]) -> dict[str, Any]:
+    """Column -> cell of the design in row i of the leaderboard."""
     row, choices = found.board.iloc[i], found.designs[i]
-    return [
-        row["rank"],
-        row["trial"],
-        found.drawing.icon(choices),
-        found.drawing.brief(choices),
-        words.bits(choices),
-        f"{choices['train.batch']}/{choices['serve.batch']}",
-        [words.array(choices), tag("small", words.rates(choices))],
-        row["found"],
-        words.percent(row["accuracy"]),
-        words.percent(row["test_accuracy"]),
-        *(words.number(row[name] / units[name].scale) for name in ("latency_s", "energy_j")),
-        words.number(row["area_mm2"]),
-    ]
+    return {
+        "rank": row["rank"],
+        "trial": row["trial"],
+        "cell": found.drawing.icon(choices),
+        "network": found.drawing.brief(choices),
+        "bits": words.bits(choices),
+        "batch": f"{choices['train.batch']}/{choices['serve.batch']}",
+        "accelerator": [words.array(choices), tag("small", words.rates(choices))],
+        "found": row["found"],
+        "accuracy": words.percent(row["accuracy"]),
+        "test": words.percent(row["test_accuracy"]),
+        "latency": words.number(row["latency_s"] / units["latency_s"].scale),
+        "energy": words.number(row["energy_j"] / units["energy_j"].scale),
+        "area": words.number(row["area_mm2"]),
+    }

@@ -37,7 +37,7 @@ def known(value: Any) -> bool:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Three significant digits, thousands apart, never an exponent; a dash for what is unknown."""
+    """At least so many significant digits, never an exponent; a dash for what is not known."""
     if not known(value):
         return NONE
     size = abs(float(f"{value:.{digits}g}"))
@@ -66,7 +66,7 @@ def _scale(size: float) -> float:
 def exact(value: float, unit: str) -> str:
     """A round figure with the prefix that suits it, as it was written: 200 µs."""
     scale = _scale(value)
-    return f"{value / scale:g}{SPACE}{PREFIXES[scale]}{unit}"
+    return f"{value / scale:.4g}{SPACE}{PREFIXES[scale]}{unit}"
 
 
 def quantity(value: float | None, unit: str) -> str:
@@ -179,16 +179,16 @@ def accelerator(choices: Choices, area_mm2: float, technology_nm: int) -> str:
     """An accelerator in a sentence."""
     srams = [f"{choices[f'hw.sram_{name}_kib']}{SPACE}KiB for {name}s" for name in SRAMS]
     planes = (
-        " and a second weight plane that loads while the first computes"
+        " with a second weight plane that loads while the first computes"
         if choices.get("hw.weight_plane")
         else ""
     )
     return (
         f"A systolic array of {choices['hw.rows']} {TIMES} {choices['hw.columns']} "
         f"{MULTIPLIERS[choices['hw.multiplier']]} multipliers, "
-        f"{DATAFLOWS[choices['hw.dataflow']]}{planes}, with SRAMs of {listed(srams)}, "
-        f"{choices['hw.bandwidth_gbps']}{SPACE}GB/s of DRAM bandwidth and a clock of "
-        f"{choices['hw.clock_mhz']}{SPACE}MHz: {number(area_mm2)}{SPACE}mm² in "
+        f"{DATAFLOWS[choices['hw.dataflow']]}{planes}; SRAMs of {listed(srams)}; "
+        f"{choices['hw.bandwidth_gbps']}{SPACE}GB/s of DRAM bandwidth; a clock of "
+        f"{choices['hw.clock_mhz']}{SPACE}MHz; {number(area_mm2)}{SPACE}mm² in "
         f"{technology_nm}{SPACE}nm."
     )
 
@@ -196,7 +196,7 @@ def accelerator(choices: Choices, area_mm2: float, technology_nm: int) -> str:
 def learning_rate(choices: Choices) -> str:
     """The learning-rate rule in a phrase."""
     base, batch = choices["train.learning_rate"], choices["train.batch"]
-    peak = number(peak_learning_rate(choices))
+    peak = f"{peak_learning_rate(choices):.3g}"
     if "train.lr_rule" in choices:
         rule = {"linear": "in proportion", "sqrt": "with the square root"}[choices["train.lr_rule"]]
         peak += f" at its peak: {base} at batch {REFERENCE_BATCH}, scaled {rule} to batch {batch}"
