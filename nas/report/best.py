@@ -108,7 +108,10 @@ def time_words(bounds: list[Bound], changes: list[Change]) -> str:
     )
     faster = [change for change in changes if not change.obstacle and change.latency < 0.9995]
     if not faster:
-        return text + "No single change of the accelerator that is allowed would make it faster."
+        return (
+            f"{text}No single change of the accelerator that the space and the constraints allow "
+            "would make it faster."
+        )
     best = faster[0]
     name, before, after = change_words(best)
     return (

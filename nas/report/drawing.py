@@ -239,7 +239,7 @@ def _node(at: Point, radius: float, name: str, used: bool) -> Html:
 
 def _label(at: Point, name: str, colour: str) -> Html:
     """An operation's name on its edge, on paper that hides the line."""
-    width = 6.4 * len(name) + 6
+    width = 6.6 * len(name) + 9
     back = tag(
         "rect",
         x=f"{at[0] - width / 2:.1f}",
