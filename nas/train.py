@@ -34,6 +34,15 @@ SCORE_BATCH = 250
 STATISTICS_BATCHES = 4  # of SCORE_BATCH images: normalization statistics before scoring
 
 
+def session_options():
+    """One thread, and no rewriting of the graph, which costs more time than it gains here."""
+    options = tf.compat.v1.ConfigProto(
+        intra_op_parallelism_threads=1, inter_op_parallelism_threads=1, device_count={"GPU": 0}
+    )
+    options.graph_options.rewrite_options.disable_meta_optimizer = True
+    return options
+
+
 class TrainingContext:
     """Normalization by the batch's own statistics."""
 
@@ -100,27 +109,49 @@ class Program:
             if place.parameter.kind == "scale"
         ]
         n = sum(self.sizes) + len(kernels)
-        self.values = tf.Variable(tf.zeros(n), trainable=False)
-        self.momentum = tf.Variable(tf.zeros(n), trainable=False)
         height, width, channels = network.image
         images = tf.TensorSpec([None, height, width, channels], tf.float32)
         labels = tf.TensorSpec([None], tf.int32)
         bits = tf.TensorSpec([len(network.groups)], tf.int32)
+        rates = moments = vector = tf.TensorSpec([None], tf.float32)
 
         def order(size):
             return tf.TensorSpec([None, size], tf.int32)
 
-        rates = tf.TensorSpec([None], tf.float32)
+        # A graph and a session of its own: closing it frees all that was compiled, where
+        # tf.function keeps some 30 MB a topology for the life of the process.
+        graph = tf.Graph()
+        self.session = tf.compat.v1.Session(graph=graph, config=session_options())
+        with graph.as_default():
+            self.values = tf.Variable(tf.zeros(n), trainable=False)
+            self.momentum = tf.Variable(tf.zeros(n), trainable=False)
+            self.train = self._compiled(
+                self._train, images, labels, order(batch), rates, bits, bits
+            )
+            self.statistics = self._compiled(
+                self._statistics, images, order(SCORE_BATCH), bits, bits
+            )
+            self.score = self._compiled(
+                self._score, images, labels, order(SCORE_BATCH), bits, bits, moments, moments
+            )
+            self.set_values = self._compiled(self._set_values, vector)
+        graph.finalize()
 
-        # plain graph building, without AutoGraph: half the time to trace
-        def compiled(function, *signature):
-            return tf.function(function, input_signature=signature, autograph=False)
+    def _compiled(self, function, *signature: tf.TensorSpec):
+        """`function` built into the graph; calling it runs the session on NumPy arrays."""
+        inputs = [tf.compat.v1.placeholder(spec.dtype, spec.shape) for spec in signature]
+        outputs = function(*inputs)
 
-        self.train = compiled(self._train, images, labels, order(batch), rates, bits, bits)
-        self.statistics = compiled(self._statistics, images, order(SCORE_BATCH), bits, bits)
-        self.score = compiled(
-            self._score, images, labels, order(SCORE_BATCH), bits, bits, rates, rates
-        )
+        def run(*arrays):
+            return self.session.run(outputs, dict(zip(inputs, arrays, strict=True)))
+
+        return run
+
+    def get_values(self) -> np.ndarray:
+        return self.session.run(self.values)
+
+    def close(self) -> None:
+        self.session.close()
 
     # -- the flat vector -------------------------------------------------------------------------
 
@@ -161,8 +192,8 @@ class Program:
             else:
                 fill = 0.0 if kind == "shift" else 1.0
                 pieces.append(np.full(int(np.prod(shape)), fill, np.float32))
-        self.momentum.assign(tf.zeros_like(self.momentum))
-        self.values.assign(np.concatenate([*pieces, np.array(steps, np.float32)]))
+        values = np.concatenate([*pieces, np.array(steps, np.float32)])
+        self.set_values(values)
         full = np.full(len(self.network.groups), FULL_BITS, np.int32)
         first = np.arange(SCORE_BATCH, dtype=np.int32)[None]
         _, _, activations = self.statistics(images, first, weight_bits, full)
@@ -175,11 +206,14 @@ class Program:
                 for i, p in enumerate(self.places[len(self.kernels) :])
                 if p.parameter.kind == "clip"
             ]
-            values = self.values.numpy()
-            values[at] = initial_clip(activations.numpy(), bits)
-            self.values.assign(values)
+            values[at] = initial_clip(activations, bits)
+            self.set_values(values)
 
-    # -- compiled --------------------------------------------------------------------------------
+    # -- built into the graph ---------------------------------------------------------------------
+
+    def _set_values(self, values):
+        """Lay `values` out and forget the momentum."""
+        return [self.values.assign(values).op, self.momentum.assign(tf.zeros_like(values)).op]
 
     def _train(self, images, labels, order, rates, weight_bits, activation_bits):
         """One pass over `order` [steps, batch]; mean loss and share of right answers."""
@@ -189,21 +223,15 @@ class Program:
             rows = order[i]
             x, y = tf.gather(images, rows), tf.gather(labels, rows)
             values = self.values.read_value()
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(values)
-                weights = self.weights(values, weight_bits)
-                scores = self.network.apply(x, weights, activation_bits, TrainingContext())
-                n_classes = scores.shape[-1]
-                target = tf.one_hot(
-                    y,
-                    n_classes,
-                    1 - LABEL_SMOOTHING + LABEL_SMOOTHING / n_classes,
-                    LABEL_SMOOTHING / n_classes,
-                )
-                loss = tf.reduce_mean(
-                    tf.nn.softmax_cross_entropy_with_logits(labels=target, logits=scores)
-                )
-            gradient = tape.gradient(loss, values)
+            weights = self.weights(values, weight_bits)
+            scores = self.network.apply(x, weights, activation_bits, TrainingContext())
+            n_classes = scores.shape[-1]
+            off = LABEL_SMOOTHING / n_classes
+            target = tf.one_hot(y, n_classes, 1 - LABEL_SMOOTHING + off, off)
+            loss = tf.reduce_mean(
+                tf.nn.softmax_cross_entropy_with_logits(labels=target, logits=scores)
+            )
+            (gradient,) = tf.gradients(loss, values)
             decayed = gradient[:n] + WEIGHT_DECAY * values[:n]
             update = tf.raw_ops.ResourceApplyMomentum(
                 var=self.values.handle,
@@ -213,7 +241,9 @@ class Program:
                 momentum=MOMENTUM,
                 use_nesterov=True,
             )
-            right = tf.reduce_mean(tf.cast(tf.argmax(scores, -1, tf.int32) == y, tf.float32))
+            right = tf.reduce_mean(
+                tf.cast(tf.equal(tf.argmax(scores, -1, tf.int32), y), tf.float32)
+            )
             with tf.control_dependencies([update]):
                 return i + 1, loss_sum + loss, right_sum + right
 
@@ -261,7 +291,7 @@ class Program:
             scores = self.network.apply(
                 tf.gather(images, rows), weights, activation_bits, FixedContext(means, variances)
             )
-            hits = tf.cast(tf.argmax(scores, -1, tf.int32) == y, tf.float32)
+            hits = tf.cast(tf.equal(tf.argmax(scores, -1, tf.int32), y), tf.float32)
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(y, scores)
             return i + 1, right + tf.reduce_sum(there * hits), loss + tf.reduce_sum(there * losses)
 
@@ -321,7 +351,7 @@ class Trained:
         Kernels are the float ones that training holds; `quantizers.integer_weights` makes them
         the integers that run.
         """
-        program, values = self.program, self.program.values.numpy()
+        program, values = self.program, self.program.get_values()
         steps = np.abs(values[-len(program.kernels) :]) + 1e-8
         starts = np.cumsum([0, *program.sizes])
         out, channel = {}, 0
@@ -377,7 +407,7 @@ class Trainer:
         if key not in self.programs:
             self.programs[key] = Program(network, batch)
             while len(self.programs) > self.n_programs:
-                self.programs.popitem(last=False)
+                self.programs.popitem(last=False)[1].close()
         self.programs.move_to_end(key)
         return self.programs[key]
 
@@ -398,18 +428,16 @@ class Trainer:
         start = time.perf_counter()
         program = self.program(network, batch)
         bits = np.int32(recipe.weight_bits), np.int32(recipe.activation_bits)
-        x, y = tf.constant(images), tf.constant(labels, tf.int32)
-        program.start(seed, *bits, x)
+        program.start(seed, *bits, images)
         rng = np.random.default_rng([seed, 1])
         n_steps = n // batch
         rates = schedule(n_steps * recipe.epochs, recipe.learning_rate, recipe.warmup)
         curve = []
         for epoch in range(recipe.epochs):
-            if recipe.augment:
-                x = tf.constant(augmented(images, rng))
+            x = augmented(images, rng) if recipe.augment else images
             order = rng.permutation(n)[: n_steps * batch].reshape(n_steps, batch)
             part = rates[epoch * n_steps : (epoch + 1) * n_steps]
-            loss, accuracy = program.train(x, y, order.astype(np.int32), part, *bits)
+            loss, accuracy = program.train(x, labels, order.astype(np.int32), part, *bits)
             if not np.isfinite(loss):
                 raise FloatingPointError(
                     f"the training loss is {float(loss)} after epoch {epoch + 1} at learning rate "
@@ -425,7 +453,5 @@ class Trainer:
             )
         order = rng.permutation(n)[: STATISTICS_BATCHES * SCORE_BATCH]
         order = np.resize(order, (STATISTICS_BATCHES, SCORE_BATCH)).astype(np.int32)
-        means, variances, _ = program.statistics(tf.constant(images), order, *bits)
-        return Trained(
-            program, recipe, curve, means.numpy(), variances.numpy(), time.perf_counter() - start
-        )
+        means, variances, _ = program.statistics(images, order, *bits)
+        return Trained(program, recipe, curve, means, variances, time.perf_counter() - start)

@@ -11,6 +11,8 @@ first range, activations a step of 2^-22 on [0, 1024). Training in 32 bits is fl
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 FULL_BITS = 32
@@ -67,27 +69,51 @@ def integer_activations(x: np.ndarray, clip: float, bits: int) -> np.ndarray:
 
 
 def activation_clip(clip, bits):
-    """The clip in force, a tensor: the learned one, or the fixed range of 32 bits."""
+    """The clip in force, a tensor: the learned one, or the fixed range of 32 bits.
+
+    A clip that has grown beyond all reason, or to NaN, is the fixed range too, so that a training
+    that diverges shows in its loss and not in the kernel's refusal.
+    """
     import tensorflow as tf
 
-    return tf.where(bits >= FULL_BITS, tf.constant(FULL_CLIP, clip.dtype), clip)
+    learned = tf.logical_and(bits < FULL_BITS, clip < FULL_CLIP)
+    return tf.where(learned, clip, tf.constant(FULL_CLIP, clip.dtype))
+
+
+@cache
+def _register_pact() -> str:
+    """The name under which TensorFlow knows the gradient of `quantize_activations`."""
+    import tensorflow as tf
+
+    @tf.RegisterGradient("nas.PACT")
+    def gradient(op, dy):
+        x, low, top, _ = op.inputs
+        # num_bits only rounds the range, by less than float32 resolves
+        back = tf.raw_ops.FakeQuantWithMinMaxVarsGradient(
+            gradients=dy, inputs=x, min=low, max=top, num_bits=16
+        )
+        size = float(np.prod(x.shape.as_list()))
+        return back.backprops_wrt_input, None, back.backprop_wrt_max / size**0.5, None
+
+    return "nas.PACT"
 
 
 def quantize_activations(x, clip, bits):
     """ReLU and fake quantization to `bits` unsigned bits on [0, clip], in one fused kernel.
 
     x: float tensor; clip: float scalar tensor > 0, learned; bits: int32 scalar tensor, 1 to 32.
-    Gradients: straight through inside the range, and to the clip the sum over what lies above it
-    (PACT eq. 3), scaled by 1/sqrt(elements) as LSQ scales its own.
+    Gradients, in a graph: straight through inside the range, and to the clip the sum over what lies
+    above it (PACT eq. 3), scaled by 1/sqrt(elements) as LSQ scales its own. They override those of
+    the kernel: tf.custom_gradient would register, and keep, a closure for every use.
     """
     import tensorflow as tf
 
-    @tf.custom_gradient
-    def quantize(x, top):
-        y = tf.raw_ops.QuantizeAndDequantizeV3(
+    graph = tf.compat.v1.get_default_graph()
+    with graph.gradient_override_map({"QuantizeAndDequantizeV3": _register_pact()}):
+        return tf.raw_ops.QuantizeAndDequantizeV3(
             input=x,
             input_min=0.0,
-            input_max=top,
+            input_max=activation_clip(clip, bits),
             num_bits=bits,
             signed_input=False,
             range_given=True,
@@ -95,47 +121,20 @@ def quantize_activations(x, clip, bits):
             axis=-1,
         )
 
-        def gradient(dy):
-            # num_bits only rounds the range, by less than float32 resolves
-            back = tf.raw_ops.FakeQuantWithMinMaxVarsGradient(
-                gradients=dy, inputs=x, min=0.0, max=top, num_bits=16
-            )
-            size = float(np.prod(x.shape.as_list()))
-            return back.backprops_wrt_input, back.backprop_wrt_max / size**0.5
-
-        return y, gradient
-
-    return quantize(x, activation_clip(clip, bits))
-
 
 def quantize_weights(flat, steps, bits, owner, sizes):
     """LSQ over every weight tensor of a network at once, laid end to end.
 
     flat: float [n]; steps: float [tensors] > 0, learned; bits: int32 [tensors];
     owner: int32 [n], the tensor that each weight belongs to; sizes: how many weights each has.
-    Gradients: LSQ eq. 3, and eq. 5 with the scale 1/sqrt(size Qp).
+    Rounding passes gradients straight through, from which LSQ's eq. 3 follows for the steps; they
+    are scaled by 1/sqrt(size Qp) (section 2.2).
     """
     import tensorflow as tf
 
     half = tf.pow(2.0, tf.cast(bits - 1, tf.float32))
     low, top = -half, half - 1.0
-
-    @tf.custom_gradient
-    def quantize(flat, steps):
-        step = tf.gather(steps, owner)
-        scaled = flat / step
-        lowest, highest = tf.gather(low, owner), tf.gather(top, owner)
-        rounded = tf.round(tf.clip_by_value(scaled, lowest, highest))
-
-        def gradient(dy):
-            inside = tf.logical_and(scaled >= lowest, scaled <= highest)
-            to_step = dy * tf.where(inside, rounded - scaled, rounded)
-            scale = tf.math.rsqrt(tf.constant(sizes, tf.float32) * top)
-            return (
-                tf.where(inside, dy, tf.zeros_like(dy)),
-                tf.math.segment_sum(to_step, owner) * scale,
-            )
-
-        return rounded * step, gradient
-
-    return quantize(flat, steps)
+    scale = tf.math.rsqrt(tf.constant(sizes, tf.float32) * top)
+    step = tf.gather(steps * scale + tf.stop_gradient(steps - steps * scale), owner)
+    within = tf.minimum(tf.maximum(flat / step, tf.gather(low, owner)), tf.gather(top, owner))
+    return (within + tf.stop_gradient(tf.round(within) - within)) * step

@@ -20,16 +20,35 @@ from search_spaces.quantizers import (
 BITS = (2, 3, 4, 5, 6, 7, 8, 16, 32)
 
 
-def lsq(kernels, steps, bits):
-    """quantize_weights on a list of tensors: (quantized, gradient function)."""
-    flat = tf.constant(np.concatenate([k.ravel() for k in kernels]))
+def in_graph(build, arrays, upstream=None):
+    """(outputs, gradients to every array) of `build(*tensors)`, run in a graph of its own."""
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        tensors = [tf.constant(array) for array in arrays]
+        out = build(*tensors)
+        floats = [t for t in tensors if t.dtype.is_floating]
+        gradients = tf.gradients(out, floats, None if upstream is None else tf.constant(upstream))
+        return session.run([out, gradients])
+
+
+def lsq(kernels, steps, bits, upstream=None):
+    """(quantized, (gradient to weights, gradient to steps)) of `quantize_weights` on a list."""
+    flat = np.concatenate([k.ravel() for k in kernels])
     sizes = [k.size for k in kernels]
     owner = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
-    steps = tf.constant(steps, tf.float32)
-    with tf.GradientTape(persistent=True) as tape:
-        tape.watch([flat, steps])
-        out = quantize_weights(flat, steps, tf.constant(bits, tf.int32), owner, sizes)
-    return flat, steps, out, tape
+    return in_graph(
+        lambda flat, steps: quantize_weights(flat, steps, tf.constant(bits), owner, sizes),
+        [flat, np.float32(steps)],
+        upstream,
+    )
+
+
+def pact(x, clip, bits, upstream=None):
+    """(quantized, (gradient to x, gradient to the clip)) of `quantize_activations`."""
+    return in_graph(
+        lambda x, clip: quantize_activations(x, clip, tf.constant(bits)),
+        [x, np.float32(clip)],
+        upstream,
+    )
 
 
 def test_levels_are_signed_integers():
@@ -40,7 +59,7 @@ def test_levels_are_signed_integers():
 def test_weights_take_their_levels_and_no_others(bits):
     kernel = np.random.default_rng(0).normal(0, 0.3, 4000).astype(np.float32)
     step = initial_step(kernel, bits)
-    _, _, out, _ = lsq([kernel], [step], [bits])
+    out, _ = lsq([kernel], [step], [bits])
     low, top = weight_levels(bits)
     if bits <= 8:
         assert len(np.unique(out)) <= 2**bits
@@ -62,16 +81,15 @@ def test_weight_gradients_are_those_of_lsq():
     rng = np.random.default_rng(1)
     kernels = [rng.normal(0, 1, 50).astype(np.float32), rng.normal(0, 2, 70).astype(np.float32)]
     steps, bits = [0.4, 0.9], [2, 4]
-    flat, step_tensor, out, tape = lsq(kernels, steps, bits)
     upstream = rng.normal(0, 1, 120).astype(np.float32)
-    to_flat, to_steps = tape.gradient(out, [flat, step_tensor], output_gradients=upstream)
+    _, (to_flat, to_steps) = lsq(kernels, steps, bits, upstream)
     at = 0
     for i, (kernel, step, b) in enumerate(zip(kernels, steps, bits)):
         low, top = weight_levels(b)
         g = upstream[at : at + kernel.size]
         v = kernel / np.float32(step)
         inside = (v >= -low) & (v <= top)
-        np.testing.assert_allclose(to_flat[at : at + kernel.size], g * inside)
+        np.testing.assert_allclose(to_flat[at : at + kernel.size], g * inside, rtol=1e-6)
         slope = np.where(inside, np.rint(v) - v, np.where(v < 0, -low, top))  # eq. 3
         expected = (g * slope).sum() / np.sqrt(kernel.size * top)
         np.testing.assert_allclose(to_steps[i], expected, rtol=1e-4)
@@ -82,7 +100,7 @@ def test_weight_gradients_are_those_of_lsq():
 def test_activations_are_rounded_relu_within_the_clip(bits):
     x = np.random.default_rng(0).normal(0, 2, (4, 5, 5, 3)).astype(np.float32)
     clip = 2.5
-    out = quantize_activations(tf.constant(x), tf.constant(clip), tf.constant(bits))
+    out, _ = pact(x, clip, bits)
     used = FULL_CLIP if bits == FULL_BITS else clip
     integers = integer_activations(x, used, bits)
     np.testing.assert_allclose(out, integers * (used / (2.0**bits - 1)), rtol=1e-6, atol=1e-6)
@@ -95,21 +113,14 @@ def test_activations_are_rounded_relu_within_the_clip(bits):
 def test_activation_gradients_are_those_of_pact():
     x = np.random.default_rng(0).normal(0, 2, (4, 5, 5, 3)).astype(np.float32)
     g = np.random.default_rng(1).normal(0, 1, x.shape).astype(np.float32)
-    xt, clip = tf.constant(x), tf.constant(1.5)
-    with tf.GradientTape() as tape:
-        tape.watch([xt, clip])
-        y = quantize_activations(xt, clip, tf.constant(3))
-    to_x, to_clip = tape.gradient(y, [xt, clip], output_gradients=g)
+    _, (to_x, to_clip) = pact(x, 1.5, 3, g)
     np.testing.assert_allclose(to_x, g * ((x >= 0) & (x <= 1.5)))
     np.testing.assert_allclose(to_clip, (g * (x > 1.5)).sum() / np.sqrt(x.size), rtol=1e-4)
 
 
 def test_at_full_bits_the_clip_has_no_gradient():
-    x, clip = tf.constant([[5.0, -1.0, 2000.0]]), tf.constant(1.0)
-    with tf.GradientTape() as tape:
-        tape.watch(clip)
-        y = quantize_activations(x, clip, tf.constant(FULL_BITS))
-    assert tape.gradient(y, clip) == 0
+    _, (_, to_clip) = pact(np.float32([[5.0, -1.0, 2000.0]]), 1.0, FULL_BITS)
+    assert to_clip == 0
 
 
 @pytest.mark.parametrize(("weight_bits", "activation_bits"), [(2, 2), (4, 3), (8, 8)])
@@ -125,8 +136,8 @@ def test_integer_execution_equals_the_fake_quantized_one(weight_bits, activation
     accumulators = np.einsum("nhwcij,ijcf->nhwf", windows, integers_w)
     assert accumulators.dtype == np.int64
     by_integers = accumulators * (step * clip / levels)
-    fake_x = quantize_activations(tf.constant(x), tf.constant(clip), tf.constant(activation_bits))
-    _, _, fake_w, _ = lsq([kernel], [step], [weight_bits])
+    fake_x, _ = pact(x, clip, activation_bits)
+    fake_w, _ = lsq([kernel], [step], [weight_bits])
     by_floats = tf.nn.conv2d(fake_x, tf.reshape(fake_w, kernel.shape), 1, "VALID")
     np.testing.assert_allclose(by_floats, by_integers, rtol=1e-5, atol=1e-5)
 

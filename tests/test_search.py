@@ -183,7 +183,7 @@ def test_trials_that_all_fail_end_the_run_with_the_reason(tmp_path):
 def test_constraints_that_nothing_satisfies_end_the_run_with_the_reason(tmp_path):
     with (
         search(tmp_path / "s", Answers(), constraints=["area_mm2 <= 0.001"]) as run,
-        pytest.raises(SearchError, match="in a row could not be trained.*loosen the constraints"),
+        pytest.raises(SearchError, match=r"in a row could not be trained.*loosen the constraints"),
     ):
         run.run()
     assert all(row[4] is Status.INFEASIBLE for row in history(tmp_path / "s"))

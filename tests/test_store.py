@@ -24,7 +24,8 @@ def trial(id, encoding=(1, 2, 3), **fields):
 def test_values_survive_as_they_were():
     rng = np.random.default_rng(0)
     rng.random(3)
-    state = {"array": rng.normal(0, 1, (2, 3)), "ints": np.arange(4), "rng": rng.bit_generator.state,
+    state = {"array": rng.normal(0, 1, (2, 3)), "ints": np.arange(4),
+             "rng": rng.bit_generator.state,
              "bools": np.array([True, False]), "text": "é", "none": None, "empty": np.empty((0, 3)),
              "nested": {"list": [1, 2.5, {"x": [True]}]}}  # fmt: skip
     back = load(dump(state))
