@@ -75,6 +75,7 @@ class LocalExecutor:
         self.setup = {"evaluator": evaluator, "options": options}
         self.queue: deque[dict] = deque()
         self.attempts: dict[tuple, int] = {}
+        self.landed: deque[dict] = deque()
         self.selector = selectors.DefaultSelector()
         self.workers = [self._start(i) for i in range(n_workers)]
 
@@ -92,7 +93,8 @@ class LocalExecutor:
     @property
     def n_open(self) -> int:
         """Tasks submitted and not yet returned."""
-        return len(self.queue) + sum(worker.task is not None for worker in self.workers)
+        busy = sum(worker.task is not None for worker in self.workers)
+        return len(self.queue) + busy + len(self.landed)
 
     def _hand_out(self) -> None:
         for worker in self.workers:
@@ -100,17 +102,27 @@ class LocalExecutor:
                 worker.task = self.queue.popleft()
                 worker.send(worker.task)
 
+    def wait_until_ready(self) -> None:
+        """Return when every worker has loaded what it needs."""
+        while not all(worker.ready for worker in self.workers):
+            self._next()
+
     def wait(self) -> dict:
         """The next result to land: `id`, `kind`, and `metrics` or `error`."""
         if not self.n_open:
             raise ExecutorError("nothing was submitted that could still land")
-        while True:
-            for key, _ in self.selector.select():
-                line = self.workers[key.data].process.stdout.readline()
-                result = self._answered(key.data, line) if line else self._died(key.data)
-                self._hand_out()
-                if result is not None:
-                    return result
+        while not self.landed:
+            self._next()
+        return self.landed.popleft()
+
+    def _next(self) -> None:
+        """Wait until workers say something or end, and see to it."""
+        for key, _ in self.selector.select():
+            line = self.workers[key.data].process.stdout.readline()
+            result = self._answered(key.data, line) if line else self._died(key.data)
+            if result is not None:
+                self.landed.append(result)
+        self._hand_out()
 
     def _answered(self, index: int, line: str) -> dict | None:
         worker, message = self.workers[index], json.loads(line)

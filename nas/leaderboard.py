@@ -59,13 +59,22 @@ def entries(run: Run) -> list[tuple[Trial, str]]:
         ids = np.array([pair.id for pair in pairs])
         for id in np.unique(ids):
             rows = np.flatnonzero(ids == id)
-            kept.add(int(rows[np.argmax(scores[rows])]))
+            kept.add(int(rows[best_first([pairs[i] for i in rows], -scores[rows])[0]]))
     own = {t.id: tuple(t.proposal.encoding) for t in trials}
     return [(t, "search") for t in trials] + [
         (pairs[i], "sweep")
         for i in sorted(kept)
         if tuple(pairs[i].proposal.encoding) != own[pairs[i].id]
     ]
+
+
+def best_first(designs: list[Trial], level: np.ndarray) -> np.ndarray:
+    """The order of designs by `level`, lower first; equals by accuracy, then area, then latency."""
+    accuracy, area, latency = (
+        np.array([design.metrics[name] for design in designs], float)
+        for name in ("accuracy", "area_mm2", "latency_s")
+    )
+    return np.lexsort((latency, area, -accuracy, level))
 
 
 def leaderboard(run: Run) -> pandas.DataFrame:
@@ -79,9 +88,7 @@ def leaderboard(run: Run) -> pandas.DataFrame:
         level = -objectives[:, 0]
     else:
         level = pareto.ranks(objectives).astype(float)
-    accuracy = [design.metrics["accuracy"] for design in designs]
-    latency = [design.metrics["latency_s"] for design in designs]
-    order = np.lexsort((np.arange(len(designs)), latency, -np.array(accuracy), level))
+    order = best_first(designs, level)
     front = pareto.front(front_objectives(designs))
     finals = run.finals()
     rows = []

@@ -26,7 +26,7 @@ class Sweep:
         self.configs: hwmodel.Configs | None = None
 
     def of(self, trial: Trial) -> list[Trial]:
-        """The trial on each accelerator that no other beats in both latency and energy.
+        """The trial on each accelerator that no other beats in latency, energy and area at once.
 
         Copies of the trial with the accelerator's choices and the pair's prices in place.
         """
@@ -55,7 +55,8 @@ class Sweep:
                 per_image = constraint.metric in ("energy_j", "dram_bytes", "sram_bytes")
                 allowed &= constraint.holds(values / batch if per_image else values)
         rows = np.flatnonzero(allowed)
-        points = -np.column_stack([cost.latency_s[0, rows], cost.energy_j[0, rows]])
+        columns = cost.latency_s, cost.energy_j, cost.area_mm2
+        points = -np.column_stack([column[0, rows] for column in columns])
         pairs = []
         for row in rows[pareto.front(points)]:
             metrics = {**trial.metrics, **metrics_of(cost, layers, batch, (0, row))}
