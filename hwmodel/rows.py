@@ -48,12 +48,12 @@ class Machines(NamedTuple):
     output_port_bytes: np.ndarray
     clock_hz: np.ndarray
     element_j: np.ndarray
+    register_j: np.ndarray
     lane_j: np.ndarray
     sram_input_j: np.ndarray  # per byte
     sram_weight_j: np.ndarray
     sram_output_j: np.ndarray
     leakage_w: np.ndarray
-    area_mm2: np.ndarray
 
     @property
     def multiplier(self) -> Multiplier:
@@ -153,12 +153,12 @@ def machines(configs: Configs) -> Machines:
         output_port_bytes=columns * ACCUMULATOR_BYTES,
         clock_hz=configs.clock_hz,
         element_j=energy.element_joules(configs),
+        register_j=energy.register_joules(configs),
         lane_j=energy.lane_joules(configs),
         sram_input_j=energy.sram_joules_per_byte(configs, "input"),
         sram_weight_j=energy.sram_joules_per_byte(configs, "weight"),
         sram_output_j=energy.sram_joules_per_byte(configs, "output"),
         leakage_w=energy.leakage_watts(configs),
-        area_mm2=area.area_mm2(configs),
     )
 
 
