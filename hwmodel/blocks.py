@@ -97,14 +97,17 @@ def designs(configs: Configs) -> list[tuple[Design, np.ndarray]]:
     dataflow, engine = configs.codes("dataflow"), configs.codes("depthwise_on")
     # Output-stationary cycles are the same with one plane or two.
     double_plane = configs.double_weight_plane & (dataflow != DATAFLOWS.index("os"))
-    key = (dataflow * 2 + double_plane) * 2 + engine
+    key = ((dataflow * 2 + double_plane) * 2 + engine) * 2 + configs.skips_zeros
     order = np.argsort(key, kind="stable")
     starts = np.flatnonzero(np.diff(key[order], prepend=-1))
     found = []
     for members in np.split(order, starts[1:]):
         one = members[0]
         design = Design(
-            DATAFLOWS[dataflow[one]], bool(double_plane[one]), DEPTHWISE_ENGINES[engine[one]]
+            DATAFLOWS[dataflow[one]],
+            bool(double_plane[one]),
+            DEPTHWISE_ENGINES[engine[one]],
+            bool(configs.skips_zeros[one]),
         )
         found.append((design, members))
     return found

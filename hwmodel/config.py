@@ -143,7 +143,8 @@ class Configs(ConfigTable):
     `sram_input_bytes`, `sram_weight_bytes`, `sram_output_bytes` (the last holds the accumulators);
     `dram_bandwidth` in bytes/s; `clock_hz`; `double_weight_plane` (the next stationary tile is
     loaded while the present one is used); `multiplier` (fixed8, fixed16, bf16, composable,
-    bit-serial); `vector_lanes`; `depthwise_on` (array, vector); `technology_nm`.
+    bit-serial); `vector_lanes`; `depthwise_on` (array, vector); `skips_zeros` (multiplications by
+    zero weights take no time); `technology_nm`.
     """
 
     FAMILY = "systolic"
@@ -160,6 +161,7 @@ class Configs(ConfigTable):
         "multiplier": Field("choice", "fixed8", MULTIPLIERS),
         "vector_lanes": Field("count", 16),
         "depthwise_on": Field("choice", "array", DEPTHWISE_ENGINES),
+        "skips_zeros": Field("flag", False),
         "technology_nm": TECHNOLOGY,
     }
 

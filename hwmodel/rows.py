@@ -26,6 +26,7 @@ class Design(NamedTuple):
     dataflow: str
     double_plane: bool
     depthwise_on: str
+    skips_zeros: bool
 
 
 class Machines(NamedTuple):
@@ -75,7 +76,8 @@ class ArrayWork(NamedTuple):
     weight_bits: np.ndarray
     activation_bits: np.ndarray
     macs: np.ndarray  # of all repeats and products
-    groups: np.ndarray
+    runs: np.ndarray  # products x steps, less the share that skipped zeros save
+    steps: np.ndarray
     repeat: np.ndarray
     input_bytes: np.ndarray
     weight_bytes: np.ndarray
@@ -92,7 +94,8 @@ class ArrayWork(NamedTuple):
 class VectorWork(NamedTuple):
     """Columns of rows that run on the vector unit, float64 [n_rows]."""
 
-    lane_cycles: np.ndarray  # of one lane, one repeat
+    lane_cycles: np.ndarray  # of one lane, one step
+    steps: np.ndarray
     repeat: np.ndarray
     dram_once: np.ndarray
     sram_inputs: np.ndarray
@@ -175,23 +178,30 @@ def array_work(layers: Layers, design: Design) -> ArrayWork:
         column.astype(np.float64)
         for column in (layers.m, layers.k, layers.n, layers.groups, layers.repeat)
     )
-    mapped = systolic.extents(design.dataflow, m, k, n)
-    word_in, word_weight = layers.activation_bits / 8, layers.weight_bits / 8
+    steps = layers.steps.astype(np.float64)
+    macs = layers.row_macs.astype(np.float64)
+    busy_share, multiplied = np.ones(len(layers)), k
+    if design.skips_zeros:
+        multiplied = systolic.structured_depth(k, layers.nm_n, layers.nm_m)
+        busy_share = systolic.unstructured_share(layers.density, layers.nm_m)
+        macs *= np.where(layers.nm_m > 0, multiplied / np.maximum(k, 1), layers.density)
+    mapped = systolic.extents(design.dataflow, m / steps, multiplied, n)
+    word_in, word_weight = layers.activation_bits / 8, layers.stored_weight_bits / 8
     word_out = layers.output_bits / 8
     # Sums wait in the output SRAM at full width; output-stationary ones leave the array finished.
     word_sum = word_out if design.dataflow == "os" else ACCUMULATOR_BYTES
     products = groups * repeat
     input_bytes = layers.input_words * word_in
     weight_bytes = k * n * word_weight
-    other_parameters = layers.parameter_bytes - weight_bytes * groups
     return ArrayWork(
         mapped_rows=mapped.rows,
         mapped_columns=mapped.columns,
         mapped_stream=mapped.stream,
         weight_bits=layers.weight_bits.astype(np.float64),
         activation_bits=layers.activation_bits.astype(np.float64),
-        macs=layers.row_macs.astype(np.float64),
-        groups=groups,
+        macs=macs,
+        runs=groups * steps * busy_share,
+        steps=steps,
         repeat=repeat,
         input_bytes=input_bytes,
         weight_bytes=weight_bytes,
@@ -199,9 +209,9 @@ def array_work(layers: Layers, design: Design) -> ArrayWork:
         n=n,
         dram_inputs=input_bytes * groups,
         dram_weights=weight_bytes * groups,
-        dram_once=layers.output_words * word_out + other_parameters,
+        dram_once=layers.output_words * word_out + layers.bias_bytes,
         sram_inputs_moved=m * k * word_in * products,
-        sram_weights_moved=weight_bytes * products,
+        sram_weights_moved=weight_bytes * products * steps,
         sram_outputs_moved=m * n * word_sum * products,
     )
 
@@ -213,13 +223,16 @@ def vector_work(layers: Layers) -> VectorWork:
     word_in, word_out = layers.activation_bits / 8, layers.output_bits / 8
     input_words = np.where(depthwise, layers.vector_ops, layers.input_words)
     return VectorWork(
-        lane_cycles=layers.vector_ops * np.ceil(layers.activation_bits / LANE_BITS),
+        lane_cycles=layers.vector_ops / layers.steps * np.ceil(layers.activation_bits / LANE_BITS),
+        steps=layers.steps.astype(np.float64),
         repeat=layers.repeat.astype(np.float64),
         dram_once=layers.input_words * layers.groups * word_in
         + layers.output_words * word_out
-        + layers.parameter_bytes,
+        + layers.operand_bytes
+        + layers.bias_bytes
+        + layers.gather_bytes,
         sram_inputs=input_words * word_in,
-        sram_weights=layers.parameter_bytes,
+        sram_weights=layers.operand_bytes + layers.bias_bytes,
         sram_outputs=layers.output_words * word_out,
     )
 
@@ -237,7 +250,9 @@ def array_costs(work: ArrayWork, machine: Machines, design: Design) -> RowCosts:
         dataflow, design.double_plane, fr * fc, stream, machine.rows, machine.columns,
         chunks,
     )
-    compute *= work.groups
+    compute *= work.runs
+    if design.skips_zeros:
+        compute = np.ceil(compute)
     inputs, weights = systolic.dram_refetches(
         dataflow,
         work.input_bytes,
@@ -249,6 +264,11 @@ def array_costs(work: ArrayWork, machine: Machines, design: Design) -> RowCosts:
         fc,
         chunks,
     )
+    if (work.steps > 1).any():
+        inputs = inputs * systolic.step_refetches(work.steps, work.dram_inputs, machine.half_input)
+        weights = weights * systolic.step_refetches(
+            work.steps, work.dram_weights, machine.half_weight
+        )
     dram = work.dram_inputs * inputs
     dram += work.dram_weights * weights
     dram += work.dram_once
@@ -281,12 +301,12 @@ def streaming_cycles(work: ArrayWork, machine: Machines) -> np.ndarray:
     fr = systolic.ceil_ratio(work.mapped_rows, machine.per_row)
     fc = systolic.ceil_ratio(work.mapped_columns, machine.per_column)
     passes = systolic.passes(machine.multiplier, work.weight_bits, work.activation_bits)
-    return fr * fc * np.ceil(work.mapped_stream * passes) * work.groups
+    return fr * fc * np.ceil(work.mapped_stream * passes) * work.runs
 
 
 def vector_costs(work: VectorWork, machine: Machines) -> RowCosts:
     """Costs of rows on the vector unit: max(operations / lanes, DRAM, SRAM ports)."""
-    compute = np.ceil(work.lane_cycles / machine.lanes)
+    compute = np.ceil(work.lane_cycles / machine.lanes) * work.steps
     dram_cycles = np.ceil(work.dram_once * machine.cycles_per_dram_byte)
     sram_cycles = np.ceil(
         np.maximum(
@@ -303,7 +323,7 @@ def vector_costs(work: VectorWork, machine: Machines) -> RowCosts:
         sram_input_bytes=work.sram_inputs * work.repeat,
         sram_weight_bytes=work.sram_weights * work.repeat,
         sram_output_bytes=work.sram_outputs * work.repeat,
-        busy=work.lane_cycles * work.repeat,
+        busy=work.lane_cycles * work.steps * work.repeat,
     )
 
 
@@ -311,12 +331,12 @@ def edge_work(layers: Layers, rows: np.ndarray, design: Design) -> EdgeWork:
     """Columns of the rows at the indices `rows`, a network's first or last ones."""
     return EdgeWork(
         on_array=runs_on_array(layers, design.depthwise_on)[rows],
-        m=layers.m[rows].astype(np.float64),
+        m=layers.m[rows] / layers.steps[rows],
         k=layers.k[rows].astype(np.float64),
         n=layers.n[rows].astype(np.float64),
         input_words=layers.input_words[rows].astype(np.float64),
         output_words=layers.output_words[rows].astype(np.float64),
-        weight_bytes=layers.weight_bits[rows] / 8,
+        weight_bytes=layers.stored_weight_bits[rows] / 8,
         input_bytes=layers.activation_bits[rows] / 8,
         output_bytes=layers.output_bits[rows] / 8,
     )

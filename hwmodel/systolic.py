@@ -42,6 +42,11 @@ STYLES = {
 }
 
 
+# Skipping zeros of no pattern, both assumed: elements with more non-zeros than the mean are waited
+# for, and each finds its next non-zero among the next eight weights at most.
+SKIP_IMBALANCE, SKIP_FLOOR = 0.25, 1 / 8
+
+
 class Extents(NamedTuple):
     """A product as a dataflow sees it."""
 
@@ -84,6 +89,25 @@ def passes(unit: Multiplier, weight_bits, activation_bits):
     """
     weight_steps = np.ceil(weight_bits / unit.weight_bits)
     return weight_steps * np.ceil(activation_bits / unit.activation_bits) / unit.units
+
+
+def structured_depth(k, nm_n, nm_m):
+    """K that is multiplied where an element takes N of every M weights: ceil(K·N/M); K without a
+    pattern (M = 0)."""
+    return np.where(nm_m > 0, np.ceil(k * nm_n / np.maximum(nm_m, 1)), k)
+
+
+def unstructured_share(density, nm_m):
+    """Share of the cycles left where zeros of no pattern are skipped, max(d·(1 + imbalance), floor)
+    and at most 1; 1 for rows with a pattern (M > 0), which `structured_depth` shortens."""
+    share = np.clip(density * (1 + SKIP_IMBALANCE), SKIP_FLOOR, 1.0)
+    return np.where(nm_m > 0, 1.0, share)
+
+
+def step_refetches(steps, size, half):
+    """How often an operand that every sequential step uses comes from DRAM: once if all of it fits
+    half of its SRAM, else every step."""
+    return np.where(size <= half, 1.0, steps)
 
 
 def accumulator_chunks(dataflow: str, mapped: Extents, columns, half_sram_output_bytes):
