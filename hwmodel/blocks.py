@@ -98,6 +98,7 @@ def designs(configs: Configs) -> list[tuple[Design, np.ndarray]]:
     # Output-stationary cycles are the same with one plane or two.
     double_plane = configs.double_weight_plane & (dataflow != DATAFLOWS.index("os"))
     key = ((dataflow * 2 + double_plane) * 2 + engine) * 2 + configs.skips_zeros
+    key = key * 2 + configs.activations_on_chip
     order = np.argsort(key, kind="stable")
     starts = np.flatnonzero(np.diff(key[order], prepend=-1))
     found = []
@@ -108,6 +109,7 @@ def designs(configs: Configs) -> list[tuple[Design, np.ndarray]]:
             bool(double_plane[one]),
             DEPTHWISE_ENGINES[engine[one]],
             bool(configs.skips_zeros[one]),
+            bool(configs.activations_on_chip[one]),
         )
         found.append((design, members))
     return found
@@ -122,7 +124,7 @@ def evaluate(
     offsets: the same in a grid, gathered by row for pairs. `axis` is that of the rows.
     """
     array = array_costs(block.array, of_rows(block.array_offsets), design)
-    vector = vector_costs(block.vector, of_rows(block.vector_offsets))
+    vector = vector_costs(block.vector, of_rows(block.vector_offsets), design)
 
     def on_array(field: str) -> np.ndarray:
         return sum_networks(getattr(array, field), block.array_offsets, axis)
@@ -162,7 +164,7 @@ def explain(
     block = block_of(layers.as_networks(), design)
     on_array = runs_on_array(layers, design.depthwise_on)
     array = array_costs(block.array, machine, design)
-    vector = vector_costs(block.vector, machine)
+    vector = vector_costs(block.vector, machine, design)
 
     def rowwise(field: str) -> np.ndarray:
         values = np.empty(len(layers))

@@ -144,7 +144,8 @@ class Configs(ConfigTable):
     `dram_bandwidth` in bytes/s; `clock_hz`; `double_weight_plane` (the next stationary tile is
     loaded while the present one is used); `multiplier` (fixed8, fixed16, bf16, composable,
     bit-serial); `vector_lanes`; `depthwise_on` (array, vector); `skips_zeros` (multiplications by
-    zero weights take no time); `technology_nm`.
+    zero weights take no time); `technology_nm`; `activations_on_chip` (activations that fit the
+    input SRAM never cross DRAM, as in TPU v1, where they come from and go to the host).
     """
 
     FAMILY = "systolic"
@@ -163,6 +164,7 @@ class Configs(ConfigTable):
         "depthwise_on": Field("choice", "array", DEPTHWISE_ENGINES),
         "skips_zeros": Field("flag", False),
         "technology_nm": TECHNOLOGY,
+        "activations_on_chip": Field("flag", False),
     }
 
 

@@ -37,6 +37,7 @@ DEVICES = {
             depthwise_on="array",
             skips_zeros=False,
             technology_nm=45,
+            activations_on_chip=False,
         ),
     ),
     "tpu-v1": Device(
@@ -59,6 +60,7 @@ DEVICES = {
             depthwise_on="array",
             skips_zeros=False,
             technology_nm=28,
+            activations_on_chip=True,
         ),
     ),
 }

@@ -27,6 +27,7 @@ class Design(NamedTuple):
     double_plane: bool
     depthwise_on: str
     skips_zeros: bool
+    activations_on_chip: bool
 
 
 class Machines(NamedTuple):
@@ -85,7 +86,8 @@ class ArrayWork(NamedTuple):
     n: np.ndarray
     dram_inputs: np.ndarray  # bytes of all products, one repeat
     dram_weights: np.ndarray
-    dram_once: np.ndarray
+    dram_outputs: np.ndarray
+    dram_biases: np.ndarray
     sram_inputs_moved: np.ndarray
     sram_weights_moved: np.ndarray
     sram_outputs_moved: np.ndarray
@@ -97,7 +99,8 @@ class VectorWork(NamedTuple):
     lane_cycles: np.ndarray  # of one lane, one step
     steps: np.ndarray
     repeat: np.ndarray
-    dram_once: np.ndarray
+    dram_activations: np.ndarray
+    dram_parameters: np.ndarray
     sram_inputs: np.ndarray
     sram_weights: np.ndarray
     sram_outputs: np.ndarray
@@ -209,7 +212,8 @@ def array_work(layers: Layers, design: Design) -> ArrayWork:
         n=n,
         dram_inputs=input_bytes * groups,
         dram_weights=weight_bytes * groups,
-        dram_once=layers.output_words * word_out + layers.bias_bytes,
+        dram_outputs=layers.output_words * word_out,
+        dram_biases=layers.bias_bytes,
         sram_inputs_moved=m * k * word_in * products,
         sram_weights_moved=weight_bytes * products * steps,
         sram_outputs_moved=m * n * word_sum * products,
@@ -226,11 +230,9 @@ def vector_work(layers: Layers) -> VectorWork:
         lane_cycles=layers.vector_ops / layers.steps * np.ceil(layers.activation_bits / LANE_BITS),
         steps=layers.steps.astype(np.float64),
         repeat=layers.repeat.astype(np.float64),
-        dram_once=layers.input_words * layers.groups * word_in
-        + layers.output_words * word_out
-        + layers.operand_bytes
-        + layers.bias_bytes
-        + layers.gather_bytes,
+        dram_activations=layers.input_words * layers.groups * word_in
+        + layers.output_words * word_out,
+        dram_parameters=layers.operand_bytes + layers.bias_bytes + layers.gather_bytes,
         sram_inputs=input_words * word_in,
         sram_weights=layers.operand_bytes + layers.bias_bytes,
         sram_outputs=layers.output_words * word_out,
@@ -270,8 +272,11 @@ def array_costs(work: ArrayWork, machine: Machines, design: Design) -> RowCosts:
             work.steps, work.dram_weights, machine.half_weight
         )
     dram = work.dram_inputs * inputs
+    dram += work.dram_outputs
+    if design.activations_on_chip:
+        dram *= work.dram_inputs + work.dram_outputs > 2 * machine.half_input
     dram += work.dram_weights * weights
-    dram += work.dram_once
+    dram += work.dram_biases
     dram_cycles = np.ceil(dram * machine.cycles_per_dram_byte)
     sram = systolic.sram_traffic(
         dataflow,
@@ -304,10 +309,14 @@ def streaming_cycles(work: ArrayWork, machine: Machines) -> np.ndarray:
     return fr * fc * np.ceil(work.mapped_stream * passes) * work.runs
 
 
-def vector_costs(work: VectorWork, machine: Machines) -> RowCosts:
+def vector_costs(work: VectorWork, machine: Machines, design: Design) -> RowCosts:
     """Costs of rows on the vector unit: max(operations / lanes, DRAM, SRAM ports)."""
     compute = np.ceil(work.lane_cycles / machine.lanes) * work.steps
-    dram_cycles = np.ceil(work.dram_once * machine.cycles_per_dram_byte)
+    dram = work.dram_activations
+    if design.activations_on_chip:
+        dram = dram * (dram > 2 * machine.half_input)
+    dram = dram + work.dram_parameters
+    dram_cycles = np.ceil(dram * machine.cycles_per_dram_byte)
     sram_cycles = np.ceil(
         np.maximum(
             work.sram_inputs / machine.input_port_bytes,
@@ -319,7 +328,7 @@ def vector_costs(work: VectorWork, machine: Machines) -> RowCosts:
         dram_cycles=dram_cycles,
         sram_cycles=sram_cycles,
         cycles=np.maximum(np.maximum(compute, dram_cycles), sram_cycles) * work.repeat,
-        dram_bytes=work.dram_once * work.repeat,
+        dram_bytes=dram * work.repeat,
         sram_input_bytes=work.sram_inputs * work.repeat,
         sram_weight_bytes=work.sram_weights * work.repeat,
         sram_output_bytes=work.sram_outputs * work.repeat,
@@ -343,14 +352,16 @@ def edge_work(layers: Layers, rows: np.ndarray, design: Design) -> EdgeWork:
 
 
 def fill_cycles(first: EdgeWork, machine: Machines, design: Design) -> np.ndarray:
-    """Cycles until the first tile of operands of a network's first row has come from DRAM."""
+    """Cycles until the first tile of operands of a network's first row has come from DRAM.
+    Activations that stay on chip are there already."""
     tile = systolic.first_tile(
         design.dataflow, first.m, first.k, first.n, machine.rows, machine.columns
     )
     inputs = np.where(first.on_array, np.minimum(tile.inputs, first.input_words), first.input_words)
     weights = np.where(first.on_array, tile.weights, 0.0)
-    size = np.minimum(inputs * first.input_bytes, machine.half_input)
-    size += np.minimum(weights * first.weight_bytes, machine.half_weight)
+    size = np.minimum(weights * first.weight_bytes, machine.half_weight)
+    if not design.activations_on_chip:
+        size += np.minimum(inputs * first.input_bytes, machine.half_input)
     return np.ceil(size * machine.cycles_per_dram_byte)
 
 
@@ -360,4 +371,6 @@ def drain_cycles(last: EdgeWork, machine: Machines, design: Design) -> np.ndarra
         design.dataflow, last.m, last.k, last.n, machine.rows, machine.columns
     )
     outputs = np.where(last.on_array, tile.outputs, last.output_words) * last.output_bytes
+    if design.activations_on_chip:
+        outputs = np.zeros_like(outputs)
     return np.ceil(np.minimum(outputs, machine.half_output) * machine.cycles_per_dram_byte)
