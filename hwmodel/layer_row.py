@@ -45,6 +45,9 @@ class Row(NamedTuple):
     nm_n: int
     nm_m: int
     imbalance: float
+    kernel_height: int
+    kernel_width: int
+    out_height: int
     repeat: int
 
 
@@ -87,6 +90,9 @@ def make_row(
     bias_words: int = 0,
     params: int | None = None,
     imbalance: float = 1.0,
+    kernel_height: int = 1,
+    kernel_width: int = 1,
+    out_height: int = 1,
     weight_bits: int | None = None,
     activation_bits: int = 8,
     output_bits: int | None = None,
@@ -144,6 +150,9 @@ def make_row(
         nm_n=nm_n,
         nm_m=nm_m,
         imbalance=imbalance,
+        kernel_height=kernel_height,
+        kernel_width=kernel_width,
+        out_height=out_height,
         repeat=repeat,
     )
 

@@ -72,6 +72,9 @@ def conv(
         output_words=m * out_channels,
         weights=k * out_channels,
         bias_words=out_channels if bias else 0,
+        kernel_height=window.kernel_height,
+        kernel_width=window.kernel_width,
+        out_height=window.out_height,
         **options,
     )
 
@@ -170,6 +173,9 @@ def depthwise(
         vector_ops=m * k * outputs,
         weights=k * outputs,
         bias_words=outputs if bias else 0,
+        kernel_height=window.kernel_height,
+        kernel_width=window.kernel_width,
+        out_height=window.out_height,
         **options,
     )
 

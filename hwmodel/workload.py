@@ -76,7 +76,8 @@ class Layers:
     `weight_bits`), `row_params_once` (all parameters stored, `weights` included; 0 for a further
     call of a shared layer), `bias_words` (read at 32 bits: biases, scales),
     `weight_bits` (of the second operand), `activation_bits`, `output_bits`, `nm_n` and `nm_m` (N
-    non-zero weights in every M; 0 without such a pattern), `repeat` (how often the layer is run,
+    non-zero weights in every M; 0 without such a pattern), `kernel_height`, `kernel_width` and
+    `out_height` (of a convolution; 1 of any other row), `repeat` (how often the layer is run,
     each time with its own weights). Columns of one repeat, but for `repeat`.
     Float64: `density` (share of the weights that is not zero), `imbalance` (load of an expert
     over the mean). `names` is an object array [n_rows]; `offsets` [n_networks + 1] says that
@@ -107,6 +108,9 @@ class Layers:
         self.nm_n = columns["nm_n"]
         self.nm_m = columns["nm_m"]
         self.imbalance = columns["imbalance"]
+        self.kernel_height = columns["kernel_height"]
+        self.kernel_width = columns["kernel_width"]
+        self.out_height = columns["out_height"]
         self.repeat = columns["repeat"]
         self._columns = columns
 
