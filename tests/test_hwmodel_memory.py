@@ -1,0 +1,269 @@
+"""DRAM words and stalls against a simulator's runs, and against walks over every word asked for."""
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import kendalltau
+
+from hwmodel.config import DATAFLOWS
+from hwmodel.simulated_memory import (
+    SETS,
+    MappedProduct,
+    active_words,
+    limited_dram_words,
+    refills,
+    strip_words,
+    total_cycles,
+    unlimited_dram_words,
+)
+from hwmodel.sliding import live_rows, window_fetches
+from hwmodel.windows import Windows
+
+GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "data" / "systolic_golden.csv.gz"
+READS = ["if_dram_rd", "fl_dram_rd"]
+WORDS = [*READS, "of_dram_wr"]
+
+
+@pytest.fixture(scope="module")
+def golden() -> pd.DataFrame:
+    if not GOLDEN.exists():
+        pytest.skip(f"{GOLDEN.name} is not at ../shared/data; see the README on data")
+    return pd.read_csv(GOLDEN).rename(columns={"R": "rows", "Ccol": "columns"})
+
+
+def product_of(run) -> MappedProduct:
+    return MappedProduct(
+        run.dataflow, run.M, run.K, run.N, run.rows, run.columns,
+        *(1024 * size for size in (run.sram_if_kb, run.sram_fl_kb, run.sram_of_kb)),
+    )
+
+
+def window_of(run) -> Windows:
+    """The simulator's window: its last output may reach past the input, where it reads no more."""
+    out = round(run.M**0.5)
+    reach = min((out - 1) * min(run.stride, run.f_h) + run.f_h, run.ifm_h)
+    side = min(out, -(-run.ifm_h // run.stride)) if run.f_h == 1 else reach
+    return Windows(run.f_h, run.f_w, out, out, run.stride, run.stride, side * side)
+
+
+def unlimited(run) -> tuple[float, ...]:
+    mapped = product_of(run)
+    if run.kind == "gemm":
+        return unlimited_dram_words(mapped, run.M * run.K)
+    window = window_of(run)
+    words = unlimited_dram_words(mapped, window.touched * run.C_in)
+    if run.f_h == 1:
+        return words
+    fetches = window_fetches(
+        run.dataflow, window, run.C_in, run.rows, run.columns, mapped.folds[1],
+        active_words(mapped.input_sram) - 1,
+    )
+    return words._replace(inputs=fetches)
+
+
+def relative(counted, simulated) -> np.ndarray:
+    return np.abs(counted - simulated) / simulated
+
+
+def test_unlimited_dram_words_of_golden_runs(golden):
+    """Exact for products and 1x1 convolutions; inputs of larger windows within 3 % on average."""
+    runs = golden[golden.bw_mode == "CALC"]
+    words = np.array([unlimited(run) for run in runs.itertuples()])
+    simulated = runs[WORDS].to_numpy(float)
+    windows = ((runs.kind == "conv") & (runs.f_h > 1)).to_numpy()
+    assert windows.sum() > 200 and (~windows).sum() > 900
+    np.testing.assert_array_equal(words[~windows], simulated[~windows])
+    np.testing.assert_array_equal(words[windows, 1:], simulated[windows, 1:])
+    assert relative(words, simulated)[windows, 0].mean() < 0.03
+
+
+def test_limited_dram_words_of_golden_runs(golden):
+    """Reads are exact for products and 1x1 convolutions; writes but for the padding of lines."""
+    runs = golden[(golden.bw_mode == "USER") & ((golden.kind == "gemm") | (golden.f_h == 1))]
+    words = np.array([limited_dram_words(product_of(run), run.bw_words)
+                      for run in runs.itertuples()])
+    assert len(runs) > 800
+    np.testing.assert_array_equal(words[:, :2], runs[READS].to_numpy())
+    lines = runs.of_dram_wr.to_numpy() - words[:, 2]
+    assert (lines >= 0).all() and relative(words[:, 2], runs.of_dram_wr.to_numpy()).max() < 0.01
+
+
+def test_total_cycles_of_golden_runs_at_limited_bandwidth(golden):
+    runs = golden[golden.bw_mode == "USER"]
+    cycles = np.array([total_cycles(product_of(run), run.bw_words) for run in runs.itertuples()])
+    simulated = runs.total_cycles.to_numpy() + 1  # the index of the last cycle
+    errors = relative(cycles, simulated)
+    assert len(runs) == 984
+    assert errors.mean() < 0.02
+    assert np.quantile(errors, 0.95) < 0.10
+    assert kendalltau(cycles, simulated).statistic > 0.98
+
+
+def flushed(uses, active: int) -> int:
+    """Words fetched by a buffer that is emptied whenever it holds `active` words."""
+    held, fetched = set(), 0
+    for word in uses:
+        if word not in held:
+            held.add(word)
+            fetched += 1
+            if len(held) == active:
+                held.clear()
+    return fetched
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    strips=st.lists(st.integers(1, 12), min_size=1, max_size=6),
+    row_folds=st.integers(1, 4),
+    active=st.integers(1, 30),
+)
+def test_strips_of_weights_equal_a_walk_over_every_word(strips, row_folds, active):
+    uses = [
+        (strip, word)
+        for strip, size in enumerate(strips)
+        for _ in range(row_folds)
+        for word in range(size)
+    ]
+    assert strip_words(strips, row_folds, active) == flushed(uses, active)
+
+
+def stream_and_demand(operand: str, mapped: MappedProduct):
+    """Words in the order of the simulator's stream, and in the order in which they are asked for.
+    A word is a (row, column) of its operand as the array sees it."""
+    tall, wide, length = mapped.extents
+    rows, columns = mapped.rows, mapped.columns
+    row_tiles = [range(at, min(at + rows, tall)) for at in range(0, tall, rows)]
+    column_tiles = [range(at, min(at + columns, wide)) for at in range(0, wide, columns)]
+    stationary = {"ws": "weights", "is": "inputs"}.get(mapped.dataflow)
+    if operand == stationary:
+        stream = [(i, j) for tile in column_tiles for i in range(tall) for j in tile]
+        demand = [(i, j) for tile in column_tiles for lines in row_tiles for i in reversed(lines)
+                  for j in tile]
+        return stream, demand
+    by_columns = mapped.dataflow == "os" and operand == "weights"
+    folds = column_tiles if by_columns else row_tiles
+    width = columns if by_columns else rows
+    skewed = sorted(
+        ((fold * length + t + lane, lane, (t, extent))
+         for fold, tile in enumerate(folds)
+         for t in range(length)
+         for lane, extent in enumerate(tile)),
+    )
+    one_fold = [
+        [(t, tile[d - t]) for d in range(length + width) for t in reversed(range(length))
+         if 0 <= d - t < len(tile)]
+        for tile in folds
+    ]
+    if by_columns:
+        demand = [word for uses in one_fold for _ in row_tiles for word in uses]
+    else:
+        demand = [word for _ in column_tiles for uses in one_fold for word in uses]
+    return [word for *_, word in skewed], demand
+
+
+def walked_refills(operand: str, mapped: MappedProduct, sram: int) -> int:
+    stream, demand = stream_and_demand(operand, mapped)
+    set_words, half = -(-sram // SETS), -(-sram // 2)
+    active = -(-half // set_words)
+    n_sets = len(stream) // set_words + 1
+    if n_sets <= active:
+        return 0
+    set_of = {word: place // set_words for place, word in enumerate(stream)}
+    start = count = 0
+    for word in demand:
+        while (set_of[word] - start) % n_sets >= active:
+            start = (start + min(n_sets - active, active)) % n_sets
+            count += 1
+    return count
+
+
+@pytest.mark.parametrize("dataflow", DATAFLOWS)
+@settings(max_examples=25, deadline=None)
+@given(
+    shape=st.tuples(*[st.integers(1, 26)] * 3),
+    array=st.tuples(*[st.integers(1, 9)] * 2),
+    srams=st.tuples(*[st.integers(101, 500)] * 2),
+)
+def test_refills_equal_a_walk_over_every_word(dataflow, shape, array, srams):
+    mapped = MappedProduct(dataflow, *shape, *array, *srams, 500)
+    walked = tuple(walked_refills(operand, mapped, sram)
+                   for operand, sram in zip(("inputs", "weights"), srams, strict=True))
+    assert refills(mapped) == walked
+
+
+def uses_of(dataflow: str, window: Windows, channels: int, rows: int, columns: int):
+    """Input words in the order of the folds of one pass, lane by lane on the diagonal."""
+    pixels = list(product(range(window.out_height), range(window.out_width)))
+    taps = list(product(range(window.kernel_height), range(window.kernel_width), range(channels)))
+    if dataflow == "ws":
+        folds = [(pixels, taps[at : at + rows]) for at in range(0, len(taps), rows)]
+    else:
+        tile = rows if dataflow == "os" else columns
+        folds = [(pixels[at : at + tile], taps) for at in range(0, len(pixels), tile)]
+    for some_pixels, some_taps in folds:
+        long, lanes = (some_pixels, some_taps) if dataflow == "ws" else (some_taps, some_pixels)
+        for diagonal in range(len(long) + len(lanes)):
+            for lane in range(len(lanes)):
+                if 0 <= diagonal - lane < len(long):
+                    at, of = long[diagonal - lane], lanes[lane]
+                    (y, x), (i, j, c) = (at, of) if dataflow == "ws" else (of, at)
+                    yield y * window.stride_height + i, x * window.stride_width + j, c
+
+
+WINDOWS = [  # kernel, outputs, stride, channels
+    (3, 12, 1, 4), (3, 8, 2, 8), (5, 9, 2, 3), (5, 10, 1, 2), (7, 7, 3, 3), (2, 11, 1, 8),
+]
+
+
+@pytest.mark.parametrize("dataflow", DATAFLOWS)
+def test_window_fetches_follow_a_walk_over_every_word(dataflow):
+    errors = []
+    for (kernel, out, stride, channels), size in product(WINDOWS, (8, 16)):
+        side = (out - 1) * min(stride, kernel) + kernel
+        window = Windows(kernel, kernel, out, out, stride, stride, side * side)
+        for half in (side * side * channels // divisor for divisor in (2, 3, 5)):
+            uses = list(uses_of(dataflow, window, channels, size, size))
+            walked = flushed(uses, half)
+            counted = window_fetches(dataflow, window, channels, size, size, 1, half)
+            errors.append(abs(counted - walked) / walked)
+    assert np.mean(errors) < 0.12
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    dataflow=st.sampled_from(DATAFLOWS),
+    kernel=st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    out=st.tuples(st.integers(1, 30), st.integers(1, 30)),
+    stride=st.integers(1, 4),
+    channels=st.integers(1, 40),
+    array=st.tuples(st.integers(1, 64), st.integers(1, 64)),
+    folds=st.integers(1, 5),
+)
+def test_window_fetches_lie_between_the_words_and_their_uses(
+    dataflow, kernel, out, stride, channels, array, folds
+):
+    sides = [(o - 1) * min(stride, k) + k for o, k in zip(out, kernel, strict=True)]
+    window = Windows(*kernel, *out, stride, stride, sides[0] * sides[1])
+    touched = window.touched * channels
+    uses = out[0] * out[1] * kernel[0] * kernel[1] * channels * (1 if dataflow == "is" else folds)
+    fetches = [window_fetches(dataflow, window, channels, *array, folds, half)
+               for half in np.geomspace(1, 2 * touched, 12)]
+    assert (np.array(fetches) >= touched).all() and (np.array(fetches) <= uses * (1 + 1e-9)).all()
+    assert (np.diff(fetches) <= 1e-6 * uses).all()
+    assert fetches[-1] == touched
+    if kernel == (1, 1):
+        assert set(fetches[:-1]) <= {touched, touched * (1 if dataflow == "is" else folds)}
+
+
+def test_live_rows_of_a_three_row_kernel():
+    """One output row a tile: when row 2 comes in, row 1 waits for the next tile, row 0 dies. Two
+    rows a tile: row 2 comes while row 1 dies, then row 3 while row 2 waits."""
+    assert live_rows(3, 1, 1) == 1.0 + 0.5
+    assert live_rows(3, 1, 2) == ((0.5 + 0.5) + (1.0 + 0.5)) / 2
+    assert live_rows(3, 1, 0.5) == (2 + live_rows(3, 1, 1)) / 2
+    assert live_rows(2, 2, 0.25) == 0.25 * live_rows(2, 2, 1)
