@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hwmodel import blocks
+from hwmodel import blocks, measured
 from hwmodel.config import ConfigTable
 from hwmodel.figures import Areas, Figures
 from hwmodel.workload import Layers
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # family -> the module of its formulas. Each has `machines` (configurations to columns), `areas`,
 # `designs` (groups of configurations that share formulas), `block_of` (rows to columns),
 # `evaluate` (the two against each other, summed by network), `explain` (row by row) and `REASONS`.
-FAMILIES = {"systolic": blocks}
+FAMILIES = {"systolic": blocks, "measured": measured.FAMILY}
 PAIRINGS = ("grid", "paired")
 ENERGIES = ("arithmetic_j", "register_j", "sram_j", "dram_j", "leakage_j")
 # Elements of one array operation: enough that NumPy's cost per call vanishes, few enough that the

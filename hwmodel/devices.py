@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import NamedTuple
 
+from hwmodel import config, measured
 from hwmodel.config import Configs, ConfigTable, nearest
 
 
@@ -15,6 +18,9 @@ class Device(NamedTuple):
     configs: type[ConfigTable]
     parameters: dict
 
+
+# family -> the class of its accelerators
+CONFIGS = {each.FAMILY: each for each in (config.Configs, measured.Configs)}
 
 DEVICES = {
     "systolic-edge-16": Device(
@@ -66,14 +72,53 @@ DEVICES = {
 }
 
 
-def device(name: str) -> ConfigTable:
+def device(name: str | Path) -> ConfigTable:
     """The accelerator of that name as its family's `Configs`, of length 1; `DEVICES` says where it
-    is from.
+    is from. A name that ends in .json is a device file, as `save_device` writes it.
 
-    Raises ValueError for an unknown name, with the nearest name and the whole list.
+    Raises ValueError for an unknown name, with the nearest name and the whole list, and for a file
+    that is missing or holds no device.
     """
-    if name not in DEVICES:
+    if str(name).endswith(".json"):
+        found = load_device(name)
+    elif name in DEVICES:
+        found = DEVICES[name]
+    else:
         raise ValueError(
-            f"unknown device {name!r}; {nearest(name, DEVICES)}the devices are {', '.join(DEVICES)}"
+            f"unknown device {name!r}; {nearest(name, DEVICES)}the devices are "
+            f"{', '.join(DEVICES)}, or a device file that ends in .json"
         )
-    return DEVICES[name].configs(**DEVICES[name].parameters)
+    return found.configs(**found.parameters)
+
+
+def save_device(path: str | Path, configs: ConfigTable, provenance: str) -> None:
+    """Write the one accelerator of `configs` as a device file, which `device` reads.
+
+    Raises ValueError for several accelerators, and for a path that does not end in .json.
+    """
+    path = Path(path)
+    if len(configs) != 1 or path.suffix != ".json":
+        raise ValueError(
+            f"a device file holds one accelerator and ends in .json, got {len(configs)} and "
+            f"{str(path)!r}"
+        )
+    table = {
+        "family": configs.FAMILY, "provenance": provenance, "parameters": configs.row(0)
+    }
+    unfinished = path.with_suffix(".json.part")
+    unfinished.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+    unfinished.replace(path)
+
+
+def load_device(path: str | Path) -> Device:
+    """The device in a file. Raises ValueError that names the file and what is wrong with it."""
+    try:
+        table = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = Device(table["provenance"], CONFIGS[table["family"]], table["parameters"])
+        found.configs(**found.parameters)
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{str(path)!r} is not a device file ({type(error).__name__}: {error}); write one with "
+            "save_device, of a family among " + ", ".join(CONFIGS)
+        ) from error
+    return found

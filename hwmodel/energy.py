@@ -25,7 +25,7 @@ from hwmodel.config import MULTIPLIERS, Configs
 MULTIPLY_INT8_PJ = 0.2  # wb x ab bits cost wb·ab/64 of it: 3.2 pJ at 32 x 32, in the table 3.1
 ADD_INT8_PJ, ADD_INT32_PJ = 0.03, 0.1
 ADD_INT16_PJ = 2 * ADD_INT8_PJ  # an adder's energy grows with its bits
-MULTIPLY_FP16_PJ, ADD_FP16_PJ, ADD_FP32_PJ = 1.1, 0.4, 0.9
+MULTIPLY_FP16_PJ, MULTIPLY_FP32_PJ, ADD_FP16_PJ, ADD_FP32_PJ = 1.1, 3.7, 0.4, 0.9
 DRAM_PJ_PER_BYTE = 1300 / 8  # the lower end of 1300 to 2600 pJ for 64 bits: streams, open pages
 SRAM_BYTES = np.array([8, 32, 1024]) * 1024.0
 SRAM_PJ_PER_BYTE = np.array([10.0, 20.0, 100.0]) / 8
@@ -64,6 +64,15 @@ def sram_pj_per_byte(sram_bytes):
     slopes = np.diff(y) / np.diff(x)
     size = np.log(np.asarray(sram_bytes, dtype=np.float64))
     return np.exp(y[1] + (size - x[1]) * np.where(size < x[1], slopes[0], slopes[1]))
+
+
+def mac_pj(weight_bits, activation_bits):
+    """A multiply-accumulate of a processor at 45 nm: integer up to 8 x 8 bits, the multiplication
+    in proportion to both widths; 16-bit floats accumulated in 32 above, 32-bit floats above 16."""
+    widest = np.maximum(weight_bits, activation_bits)
+    integer = MULTIPLY_INT8_PJ * weight_bits * activation_bits / 64 + ADD_INT32_PJ
+    floating = np.where(widest <= 16, MULTIPLY_FP16_PJ, MULTIPLY_FP32_PJ) + ADD_FP32_PJ
+    return np.where(widest <= 8, integer, floating)
 
 
 def element_joules(configs: Configs) -> np.ndarray:
