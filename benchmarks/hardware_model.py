@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from measured_networks import mnasnet, nas_bench_201, read
 
+from benchmarks.systolic_figures import scaling, simulator, tpu_v1
 from hwmodel import Layers, price
 from hwmodel.calibrate import calibrate
 
@@ -97,6 +98,9 @@ def nas_bench_201_latencies() -> Iterator[Line]:
 
 
 FIGURES = {
+    "simulator": simulator,
+    "tpu_v1": tpu_v1,
+    "scaling": scaling,
     "accel_nas_bench": accel_nas_bench,
     "nas_bench_201": nas_bench_201_latencies,
 }

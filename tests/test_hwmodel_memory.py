@@ -10,94 +10,64 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
+from benchmarks.systolic_figures import (
+    READS,
+    WORDS,
+    mapped_product,
+    relative_errors,
+    unlimited_words,
+)
 from hwmodel.config import DATAFLOWS
 from hwmodel.simulated_memory import (
     SETS,
     MappedProduct,
-    active_words,
     limited_dram_words,
     refills,
     strip_words,
     total_cycles,
-    unlimited_dram_words,
 )
 from hwmodel.sliding import live_rows, window_fetches
 from hwmodel.windows import Windows
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "data" / "systolic_golden.csv.gz"
-READS = ["if_dram_rd", "fl_dram_rd"]
-WORDS = [*READS, "of_dram_wr"]
 
 
 @pytest.fixture(scope="module")
 def golden() -> pd.DataFrame:
     if not GOLDEN.exists():
         pytest.skip(f"{GOLDEN.name} is not at ../shared/data; see the README on data")
-    return pd.read_csv(GOLDEN).rename(columns={"R": "rows", "Ccol": "columns"})
-
-
-def product_of(run) -> MappedProduct:
-    return MappedProduct(
-        run.dataflow, run.M, run.K, run.N, run.rows, run.columns,
-        *(1024 * size for size in (run.sram_if_kb, run.sram_fl_kb, run.sram_of_kb)),
-    )
-
-
-def window_of(run) -> Windows:
-    """The simulator's window: its last output may reach past the input, where it reads no more."""
-    out = round(run.M**0.5)
-    reach = min((out - 1) * min(run.stride, run.f_h) + run.f_h, run.ifm_h)
-    side = min(out, -(-run.ifm_h // run.stride)) if run.f_h == 1 else reach
-    return Windows(run.f_h, run.f_w, out, out, run.stride, run.stride, side * side)
-
-
-def unlimited(run) -> tuple[float, ...]:
-    mapped = product_of(run)
-    if run.kind == "gemm":
-        return unlimited_dram_words(mapped, run.M * run.K)
-    window = window_of(run)
-    words = unlimited_dram_words(mapped, window.touched * run.C_in)
-    if run.f_h == 1:
-        return words
-    fetches = window_fetches(
-        run.dataflow, window, run.C_in, run.rows, run.columns, mapped.folds[1],
-        active_words(mapped.input_sram) - 1,
-    )
-    return words._replace(inputs=fetches)
-
-
-def relative(counted, simulated) -> np.ndarray:
-    return np.abs(counted - simulated) / simulated
+    return pd.read_csv(GOLDEN)
 
 
 def test_unlimited_dram_words_of_golden_runs(golden):
     """Exact for products and 1x1 convolutions; inputs of larger windows within 3 % on average."""
     runs = golden[golden.bw_mode == "CALC"]
-    words = np.array([unlimited(run) for run in runs.itertuples()])
+    words = np.array([unlimited_words(run) for run in runs.itertuples()])
     simulated = runs[WORDS].to_numpy(float)
     windows = ((runs.kind == "conv") & (runs.f_h > 1)).to_numpy()
     assert windows.sum() > 200 and (~windows).sum() > 900
     np.testing.assert_array_equal(words[~windows], simulated[~windows])
     np.testing.assert_array_equal(words[windows, 1:], simulated[windows, 1:])
-    assert relative(words, simulated)[windows, 0].mean() < 0.03
+    assert relative_errors(words, simulated)[windows, 0].mean() < 0.03
 
 
 def test_limited_dram_words_of_golden_runs(golden):
     """Reads are exact for products and 1x1 convolutions; writes but for the padding of lines."""
     runs = golden[(golden.bw_mode == "USER") & ((golden.kind == "gemm") | (golden.f_h == 1))]
-    words = np.array([limited_dram_words(product_of(run), run.bw_words)
+    words = np.array([limited_dram_words(mapped_product(run), run.bw_words)
                       for run in runs.itertuples()])
     assert len(runs) > 800
     np.testing.assert_array_equal(words[:, :2], runs[READS].to_numpy())
-    lines = runs.of_dram_wr.to_numpy() - words[:, 2]
-    assert (lines >= 0).all() and relative(words[:, 2], runs.of_dram_wr.to_numpy()).max() < 0.01
+    assert (words[:, 2] <= runs.of_dram_wr).all()
+    assert relative_errors(words[:, 2], runs.of_dram_wr).max() < 0.01
 
 
 def test_total_cycles_of_golden_runs_at_limited_bandwidth(golden):
     runs = golden[golden.bw_mode == "USER"]
-    cycles = np.array([total_cycles(product_of(run), run.bw_words) for run in runs.itertuples()])
+    cycles = np.array([total_cycles(mapped_product(run), run.bw_words)
+                       for run in runs.itertuples()])
     simulated = runs.total_cycles.to_numpy() + 1  # the index of the last cycle
-    errors = relative(cycles, simulated)
+    errors = relative_errors(cycles, simulated)
     assert len(runs) == 984
     assert errors.mean() < 0.02
     assert np.quantile(errors, 0.95) < 0.10
