@@ -5,12 +5,14 @@
 Each simulator is installed from PyPI into an environment of its own in a temporary folder, and run
 on the same random products and weight-, input- and output-stationary arrays. One line a pair:
 
-    compute    cycles of the array alone; SCALE-Sim's last index, so one less, plus one
-    total      with a limited DRAM bandwidth: ours with fill and drain; SCALE-Sim's with stalls and
-               the prefetch that fills half of its SRAMs first; ZigZag's with loading and
-               off-loading, for the order of loops that it finds best
+    compute    cycles of the array alone
+    stalls     the same, held to the DRAM bandwidth; ours as `simulated_memory` counts the buffers
+               of version 2, whose refills version 3 does otherwise
+    price      what `price` says, with fill and drain; ZigZag's with loading and off-loading, for
+               the order of loops that it finds best
 
-Differences are SCALE-Sim's or ZigZag's cycles over ours, minus one.
+SCALE-Sim prints the index of the last cycle, one less than their number; one is added here.
+Differences are the simulator's cycles over ours, minus one.
 """
 
 from __future__ import annotations
@@ -29,13 +31,18 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from hwmodel import Configs, Layers, device, price, systolic
+from hwmodel import Configs, Layers, device, price
 from hwmodel.config import DATAFLOWS
 from hwmodel.scalesim import write_scalesim
+from hwmodel.simulated_memory import MappedProduct, total_cycles
+from hwmodel.systolic import ACCUMULATOR_BYTES
 from hwmodel.workload import dense
 from hwmodel.zigzag import write_zigzag
 
-SCALESIM = ("scalesim==3.0.0", "numpy<2")
+SCALESIM = {
+    "SCALE-Sim 2": ("scalesim==2.0.2", "numpy<2"),
+    "SCALE-Sim 3": ("scalesim==3.0.0", "numpy<2"),
+}
 ZIGZAG = ("zigzag-dse==3.9.1", "six")
 RUN_ZIGZAG = """
 import json, logging, sys
@@ -70,13 +77,17 @@ def random_pair(rng: np.random.Generator) -> tuple[Layers, Configs]:
     return layers, config
 
 
-def compute_cycles(layers: Layers, config: Configs) -> float:
-    """Cycles of the array, memory never in the way."""
-    dataflow = str(config.dataflow[0])
-    mapped = systolic.extents(dataflow, *(float(c[0]) for c in (layers.m, layers.k, layers.n)))
-    rows, columns = config.rows[0], config.columns[0]
-    folds = -(-mapped.rows // rows) * -(-mapped.columns // columns)
-    return systolic.compute_cycles(dataflow, False, folds, mapped.stream, rows, columns)
+def mapped_product(layers: Layers, config: Configs) -> MappedProduct:
+    """The pair as SCALE-Sim is given it, in words."""
+    sum_bytes = 1 if config.dataflow[0] == "os" else ACCUMULATOR_BYTES
+    return MappedProduct(
+        str(config.dataflow[0]),
+        *(int(extent[0]) for extent in (layers.m, layers.k, layers.n)),
+        *(int(size[0]) for size in (config.rows, config.columns)),
+        int(config.sram_input_bytes[0]),
+        int(config.sram_weight_bytes[0]),
+        int(config.sram_output_bytes[0]) // sum_bytes,
+    )
 
 
 def environment(folder: Path, requirements: tuple[str, ...]) -> Path | None:
@@ -101,22 +112,21 @@ def run(command: list[str], folder: Path) -> subprocess.CompletedProcess:
     return done
 
 
-def scalesim_cycles(python: Path, layers: Layers, config: Configs, folder: Path) -> list[int]:
-    """SCALE-Sim's cycles of the array alone, and with prefetch and stalls."""
+def scalesim_cycles(
+    python: Path, layers: Layers, config: Configs, folder: Path, version: str
+) -> list[int]:
+    """SCALE-Sim's cycles without and with stalls."""
     cycles = []
     for stalls in (False, True):
         files = write_scalesim(layers, config, folder / str(stalls), stalls=stalls)
-        run(
-            [
-                str(python), "-m", "scalesim.scale", "-c", str(files.config),
-                "-t", str(files.topology), "-l", str(files.layout), "-i", "gemm", "-p", "results",
-            ],
-            files.config.parent,
-        )
+        command = [str(python), "-m", "scalesim.scale", "-i", "gemm", "-p", "results"]
+        command += ["-c", str(files.config), "-t", str(files.topology)]
+        if version == "SCALE-Sim 3":
+            command += ["-l", str(files.layout)]
+        run(command, files.config.parent)
         [report] = files.config.parent.rglob("COMPUTE_REPORT.csv")
         [line] = csv.DictReader(report.open(), skipinitialspace=True)
-        column = "Total Cycles (incl. prefetch)" if stalls else "Total Cycles"
-        cycles.append(int(line[column]) + 1)
+        cycles.append(int(line["Total Cycles"]) + 1)
     return cycles
 
 
@@ -141,36 +151,49 @@ def main() -> None:
     n_pairs = parser.parse_args().pairs
     rng = np.random.default_rng(0)
     pairs = [random_pair(rng) for _ in range(n_pairs)]
-    compute = np.array([compute_cycles(*pair) for pair in pairs])
-    total = np.array([price(*pair).cycles.item() for pair in pairs])
-    stall_free = stalled = zigzag = None
+    products = [mapped_product(*pair) for pair in pairs]
+    compute = np.array([product.compute_cycles for product in products])
+    stalls = np.array(
+        [
+            total_cycles(product, int(config.dram_bandwidth[0] / config.clock_hz[0]))
+            for product, (_, config) in zip(products, pairs, strict=True)
+        ]
+    )
+    priced = np.array([price(*pair).cycles.item() for pair in pairs])
+    zigzag, scalesim = None, {version: (None, None) for version in SCALESIM}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if python := environment(folder / "scalesim", SCALESIM):
-            runs = [
-                scalesim_cycles(python, *pair, folder / f"run{at}") for at, pair in enumerate(pairs)
-            ]
-            stall_free, stalled = ([each[i] for each in runs] for i in (0, 1))
+        for version, requirements in SCALESIM.items():
+            if python := environment(folder / version, requirements):
+                runs = [
+                    scalesim_cycles(python, *pair, folder / f"{version} {at}", version)
+                    for at, pair in enumerate(pairs)
+                ]
+                scalesim[version] = tuple([each[i] for each in runs] for i in (0, 1))
         if python := environment(folder / "zigzag", ZIGZAG):
-            (folder / "zz").mkdir()
-            zigzag = zigzag_cycles(python, pairs, folder / "zz")
-    print(f"{'':36} | {'compute':>9} {'SCALE-Sim':>18} | {'total':>9} {'SCALE-Sim':>18} "
-          f"{'ZigZag':>18}")
-    columns = column(stall_free, compute), column(stalled, total), column(zigzag, total)
-    for (layers, config), *figures in zip(pairs, compute, total, *columns, strict=True):
-        ours, whole, simulated, held, searched = figures
-        shape = f"{layers.m[0]} x {layers.k[0]} x {layers.n[0]}"
-        array = f"{config.rows[0]} x {config.columns[0]} {config.dataflow[0]}"
-        print(f"{shape:17} on {array:11} {config.dram_bandwidth[0] / 1e9:2.0f} | {ours:9.0f} "
-              f"{simulated} | {whole:9.0f} {held} {searched}")
-    for label, values, ours in (
-        ("compute, SCALE-Sim", stall_free, compute),
-        ("total, SCALE-Sim", stalled, total),
-        ("total, ZigZag", zigzag, total),
-    ):
+            (folder / "runs").mkdir()
+            zigzag = zigzag_cycles(python, pairs, folder / "runs")
+    compared = (
+        *(("compute", compute, version, cycles[0]) for version, cycles in scalesim.items()),
+        *(("stalls", stalls, version, cycles[1]) for version, cycles in scalesim.items()),
+        ("price", priced, "ZigZag", zigzag),
+    )
+    heads = (f"{ours:>9} {other:>18}" for ours, _, other, _ in compared)
+    print(" | ".join([f"{'product, array, bytes a cycle':33}", *heads]))
+    cells = [column(values, ours) for _, ours, _, values in compared]
+    for at, (product, (_, config)) in enumerate(zip(products, pairs, strict=True)):
+        shape = f"{product.m} x {product.k} x {product.n}"
+        array = f"{product.rows} x {product.columns} {product.dataflow}"
+        bandwidth = f"{config.dram_bandwidth[0] / config.clock_hz[0]:2.0f}"
+        figures = (
+            f"{ours[at]:9.0f} {cell[at]}"
+            for (_, ours, _, _), cell in zip(compared, cells, strict=True)
+        )
+        print(" | ".join([f"{shape:15} on {array:11} {bandwidth}", *figures]))
+    for label, ours, other, values in compared:
         if values is not None:
             error = np.array(values) / ours - 1
-            print(f"{label}: mean absolute difference {np.abs(error).mean():.2%}, "
+            print(f"{label}, {other}: mean absolute difference {np.abs(error).mean():.2%}, "
                   f"mean {error.mean():+.2%}, largest {np.abs(error).max():.2%}")
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from hwmodel import blocks, measured
 from hwmodel.config import ConfigTable
 from hwmodel.figures import Areas, Figures
-from hwmodel.workload import Layers
+from hwmodel.workload import ATTENTION, Layers
 
 if TYPE_CHECKING:
     import pandas
@@ -120,6 +120,7 @@ def peak_memory_bytes(layers: Layers) -> np.ndarray:
     """[n_networks] DRAM that holds all parameters and the largest row's inputs and outputs."""
     parameters = layers.parameter_bytes * layers.repeat
     inputs = layers.input_words * layers.groups * layers.activation_bits / 8
+    inputs += np.where(layers.kind == ATTENTION, layers.operand_bytes, 0.0)
     activations = inputs + layers.output_words * layers.output_bits / 8
     starts = layers.offsets[:-1]
     return np.add.reduceat(parameters, starts) + np.maximum.reduceat(activations, starts)

@@ -2,8 +2,8 @@
 
     python -m scalesim.scale -c accelerator.cfg -t network.csv -l layout.csv -i gemm -p results
 
-Its cycles are the index of the last one, so one less than ours for every product. Version 3.0.0
-fails under NumPy 2: give its environment numpy<2.
+Version 2 has no `-l`. Cycles are the index of the last one, so one less than ours for every
+product. Both versions (2.0.2 and 3.0.0 were tried) run with numpy<2; 3.0.0 fails with NumPy 2.4.
 """
 
 from __future__ import annotations

@@ -241,6 +241,9 @@ def test_a_batch_of_attention_is_more_products_not_taller_ones():
     scores = of(2).names == "a.scores"
     assert (of(2).m[scores], of(2).groups[scores]) == (10, 16)
     assert of(2).parameter_bytes[scores] == 0
+    # Queries, keys and scores are in memory at once, and no weights.
+    [alone] = price(of(2).as_networks(), device("systolic-edge-16")).peak_memory_bytes[scores, 0]
+    assert alone == 2 * (10 * 64 + 10 * 64 + 8 * 10 * 10)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 64])
