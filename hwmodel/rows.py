@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hwmodel import area, energy, systolic
+from hwmodel import area, energy, sliding, systolic
 from hwmodel.config import MULTIPLIERS, Configs
 from hwmodel.systolic import ACCUMULATOR_BYTES, Extents, Multiplier
 from hwmodel.workload import DEPTHWISE, VECTOR, Layers
@@ -91,6 +91,18 @@ class ArrayWork(NamedTuple):
     sram_inputs_moved: np.ndarray
     sram_weights_moved: np.ndarray
     sram_outputs_moved: np.ndarray
+    input_word_bytes: np.ndarray
+    along: np.ndarray  # from here on `sliding.Overlap`
+    across: np.ndarray
+    along_depth: np.ndarray
+    across_depth: np.ndarray
+    pixels: np.ndarray
+    out_width: np.ndarray
+    live_words: np.ndarray
+
+    @property
+    def overlap(self) -> sliding.Overlap:
+        return sliding.Overlap(*self[-len(sliding.Overlap._fields) :])
 
 
 class VectorWork(NamedTuple):
@@ -196,6 +208,15 @@ def array_work(layers: Layers, design: Design) -> ArrayWork:
     products = groups * repeat
     input_bytes = layers.input_words * word_in
     weight_bytes = k * n * word_weight
+    overlap = sliding.overlap(
+        layers.batch,
+        m / steps,
+        k,
+        layers.kernel_height,
+        layers.kernel_width,
+        layers.out_height,
+        layers.input_words,
+    )
     return ArrayWork(
         mapped_rows=mapped.rows,
         mapped_columns=mapped.columns,
@@ -217,6 +238,8 @@ def array_work(layers: Layers, design: Design) -> ArrayWork:
         sram_inputs_moved=m * k * word_in * products,
         sram_weights_moved=weight_bytes * products * steps,
         sram_outputs_moved=m * n * word_sum * products,
+        input_word_bytes=word_in,
+        **overlap._asdict(),
     )
 
 
@@ -255,6 +278,15 @@ def array_costs(work: ArrayWork, machine: Machines, design: Design) -> RowCosts:
     compute *= work.runs
     if design.skips_zeros:
         compute = np.ceil(compute)
+    pass_fetches = 1.0
+    if work.along.any() or work.across.any():
+        pass_fetches = sliding.pass_fetches(
+            dataflow,
+            work.overlap,
+            machine.per_row,
+            machine.per_column,
+            machine.half_input / work.input_word_bytes,
+        )
     inputs, weights = systolic.dram_refetches(
         dataflow,
         work.input_bytes,
@@ -265,6 +297,7 @@ def array_costs(work: ArrayWork, machine: Machines, design: Design) -> RowCosts:
         fr,
         fc,
         chunks,
+        pass_fetches,
     )
     if (work.steps > 1).any():
         inputs = inputs * systolic.step_refetches(work.steps, work.dram_inputs, machine.half_input)

@@ -10,19 +10,33 @@ classes of reuse (along a row of windows or from row to row, within a fold or fr
 by live rows: every refill loses the words that are live when new ones come, L on average, so that
 U words take U·half / (half - L) fetches.
 
-Both are this package's own, held against SCALE-Sim's runs in `benchmarks/hardware_model.py`. They
-are worked out for one layer on one array at a time; `price` counts every word once a pass.
+Both are this package's own, held against SCALE-Sim's runs in `benchmarks/hardware_model.py`.
+`window_fetches` works them out for one layer on one array; `pass_fetches` is what `price` uses, the
+same classes of reuse in a few operations that broadcast, each word's interval at its longest.
 """
 
 from __future__ import annotations
 
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
 from hwmodel.windows import Windows
 
 _STEPS = 100  # of the fixed point below; its error shrinks geometrically
+
+
+class Overlap(NamedTuple):
+    """What the windows of rows share, float64 [n_rows]; nothing where a row has no windows."""
+
+    along: np.ndarray  # uses after the first for each word touched, in a row of windows
+    across: np.ndarray  # and from row to row
+    along_depth: np.ndarray  # how far along the window's depth the next use is
+    across_depth: np.ndarray
+    pixels: np.ndarray  # windows of the whole batch
+    out_width: np.ndarray
+    live_words: np.ndarray  # of input rows that the next row of windows needs again
 
 
 def window_fetches(
@@ -62,6 +76,58 @@ def window_fetches(
         if live < half_words:
             fetches = min(fetches, passes * touched / (1 - live / half_words))
     return fetches
+
+
+def overlap(batch, m, k, kernel_height, kernel_width, out_height, touched) -> Overlap:
+    """The overlap of convolutions as products: M windows of depth K over `touched` words.
+
+    The stride, the same in both directions, solves touched = ((OH - 1)s + kh)·((OW - 1)s + kw) in
+    pixels, and is from 1 to the kernel's size; padding makes the solution a little smaller.
+    """
+    taps = np.maximum(kernel_height * kernel_width, 1)
+    channels = np.maximum(k / taps, 1)
+    out_width = m / np.maximum(batch * out_height, 1)
+    square = (out_height - 1) * (out_width - 1)
+    linear = (out_height - 1) * kernel_width + (out_width - 1) * kernel_height
+    missing = np.maximum(touched / (batch * channels) - taps, 0)
+    stride = 2 * missing / np.maximum(linear + np.sqrt(linear**2 + 4 * square * missing), 1)
+    stride_height, stride_width = (
+        np.clip(stride, 1, np.maximum(kernel, 1)) for kernel in (kernel_height, kernel_width)
+    )
+    span_height = (out_height - 1) * stride_height + kernel_height
+    span_width = (out_width - 1) * stride_width + kernel_width
+    along = out_height * kernel_height * (out_width * kernel_width - span_width)
+    across = (out_height * kernel_height - span_height) * span_width
+    reused = np.maximum(m * k - touched, 0) / np.maximum(touched, 1)
+    share = reused / np.where(along + across > 0, along + across, np.inf)
+    tail = (kernel_width - stride_width) * channels
+    return Overlap(
+        along=np.maximum(along, 0) * share,
+        across=np.maximum(across, 0) * share,
+        along_depth=stride_width * channels,
+        across_depth=stride_height * kernel_width * channels - tail,
+        pixels=m,
+        out_width=out_width,
+        live_words=(kernel_height - stride_height) * span_width * channels,
+    )
+
+
+def pass_fetches(dataflow: str, windows: Overlap, per_row, per_column, half_words):
+    """Fetches of each input word in one pass over an input that does not fit; arguments broadcast.
+
+    `per_row` and `per_column` are 1/R and 1/C. Weight-stationary: a reuse d along the depth is in
+    the same slice of R but for a share d/R, and d·pixels words away otherwise. Output- and
+    input-stationary: refills lose the live rows, at most every reuse from tile to tile.
+    """
+    if dataflow == "ws":
+        apart = np.minimum(per_row, windows.pixels / half_words)
+        along = windows.along * np.minimum(1.0, windows.along_depth * apart)
+        return 1.0 + along + windows.across * np.minimum(1.0, windows.across_depth * apart)
+    per_tile = per_row if dataflow == "os" else per_column
+    between_tiles = windows.along * per_tile
+    between_tiles += windows.across * np.minimum(1.0, windows.out_width * per_tile)
+    kept = np.maximum(half_words - windows.live_words, 1.0)
+    return 1.0 + np.minimum(between_tiles, windows.live_words / kept)
 
 
 def live_rows(kernel: int, stride: int, rows_per_tile: float) -> float:

@@ -152,27 +152,28 @@ def sram_traffic(dataflow: str, inputs, weights, outputs, fr, fc, chunks=1.0) ->
 
 def dram_refetches(
     dataflow: str, input_size, weight_size, weight_strip_size, half_input, half_weight, fr, fc,
-    chunks=1.0,
+    chunks=1.0, pass_fetches=1.0,
 ):
     """How often each operand crosses DRAM: (input times, weight times), with double buffering.
 
     An operand that fits half of its SRAM crosses once; else once per fold of the other extent. In
     output-stationary order, all row folds of one strip of weights, K·min(C, N), run in a row, so
     the weights cross once if a strip fits. Chunks of the stream fit more easily, but bring the
-    stationary operand again.
+    stationary operand again. Inputs that do not fit cross `pass_fetches` times in each pass where
+    their windows overlap (`sliding.pass_fetches`).
     """
     if dataflow == "os":
         return (
-            np.where(input_size <= half_input, 1.0, fc),
+            np.where(input_size <= half_input, 1.0, fc * pass_fetches),
             np.where(weight_strip_size <= half_weight, 1.0, fr),
         )
     if dataflow == "ws":
         return (
-            np.where(input_size <= half_input * chunks, 1.0, fc),
+            np.where(input_size <= half_input * chunks, 1.0, fc * pass_fetches),
             np.where(weight_size <= half_weight, 1.0, chunks),
         )
     return (
-        np.where(input_size <= half_input, 1.0, chunks),
+        np.where(input_size <= half_input, 1.0, chunks * pass_fetches),
         np.where(weight_size <= half_weight * chunks, 1.0, fc),
     )
 

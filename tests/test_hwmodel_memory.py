@@ -26,7 +26,7 @@ from hwmodel.simulated_memory import (
     strip_words,
     total_cycles,
 )
-from hwmodel.sliding import live_rows, window_fetches
+from hwmodel.sliding import live_rows, overlap, pass_fetches, window_fetches
 from hwmodel.windows import Windows
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "data" / "systolic_golden.csv.gz"
@@ -228,6 +228,54 @@ def test_window_fetches_lie_between_the_words_and_their_uses(
     assert fetches[-1] == touched
     if kernel == (1, 1):
         assert set(fetches[:-1]) <= {touched, touched * (1 if dataflow == "is" else folds)}
+
+
+def overlap_of(window: Windows, channels: int):
+    pixels = window.out_height * window.out_width
+    depth = window.kernel_height * window.kernel_width * channels
+    return overlap(1, pixels, depth, window.kernel_height, window.kernel_width, window.out_height,
+                   window.touched * channels)
+
+
+@pytest.mark.parametrize("dataflow", DATAFLOWS)
+def test_what_price_counts_follows_a_walk_over_every_word(dataflow):
+    """Where rows of windows fit; with less, refills also fall inside a tile, which is not counted.
+    """
+    errors = []
+    for (kernel, out, stride, channels), size in product(WINDOWS, (4, 8, 16)):
+        side = (out - 1) * stride + kernel if stride < kernel else out * kernel
+        window = Windows(kernel, kernel, out, out, stride, stride, side * side)
+        for half in (side * side * channels // divisor for divisor in (2, 3)):
+            walked = flushed(uses_of(dataflow, window, channels, size, size), half)
+            counted = window.touched * channels * pass_fetches(
+                dataflow, overlap_of(window, channels), 1 / size, 1 / size, half
+            )
+            errors.append(abs(counted - walked) / walked)
+    assert np.mean(errors) < 0.25
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    dataflow=st.sampled_from(DATAFLOWS),
+    kernel=st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    out=st.tuples(st.integers(1, 30), st.integers(1, 30)),
+    stride=st.integers(1, 4),
+    channels=st.integers(1, 40),
+    array=st.tuples(st.integers(1, 64), st.integers(1, 64)),
+)
+def test_what_price_counts_lies_between_the_words_and_their_uses(
+    dataflow, kernel, out, stride, channels, array
+):
+    sides = [(o - 1) * min(stride, k) + k for o, k in zip(out, kernel, strict=True)]
+    window = Windows(*kernel, *out, stride, stride, sides[0] * sides[1])
+    uses = out[0] * out[1] * kernel[0] * kernel[1] / window.touched
+    windows, halves = overlap_of(window, channels), np.geomspace(1, 2 * window.touched, 20)
+    assert 1 + windows.along + windows.across == pytest.approx(uses)
+    fetches = pass_fetches(dataflow, windows, 1 / array[0], 1 / array[1], halves)
+    assert (fetches >= 1).all() and (fetches <= uses * (1 + 1e-9)).all()
+    assert (np.diff(fetches) <= 1e-9 * uses).all()
+    larger = pass_fetches(dataflow, windows, 1 / (2 * array[0]), 1 / (2 * array[1]), halves)
+    assert (larger <= fetches * (1 + 1e-9)).all()
 
 
 def test_live_rows_of_a_three_row_kernel():
