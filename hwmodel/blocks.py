@@ -11,17 +11,14 @@ from hwmodel import energy, systolic
 from hwmodel.area import areas
 from hwmodel.config import DATAFLOWS, DEPTHWISE_ENGINES, Configs
 from hwmodel.figures import Figures, sum_networks
+from hwmodel.network_ends import EndWork, drain_cycles, end_work, fill_cycles
 from hwmodel.rows import (
     ArrayWork,
     Design,
-    EdgeWork,
     Machines,
     VectorWork,
     array_costs,
     array_work,
-    drain_cycles,
-    edge_work,
-    fill_cycles,
     machines,
     runs_on_array,
     streaming_cycles,
@@ -58,8 +55,8 @@ class Block(NamedTuple):
     array_offsets: np.ndarray  # [n_networks + 1]
     vector: VectorWork
     vector_offsets: np.ndarray
-    first: EdgeWork
-    last: EdgeWork
+    first: EndWork
+    last: EndWork
     limits: Limits
 
     def rows_first(self) -> Block:
@@ -81,8 +78,8 @@ def block_of(layers: Layers, design: Design) -> Block:
         array_offsets=array.offsets,
         vector=vector_work(vector),
         vector_offsets=vector.offsets,
-        first=edge_work(layers, layers.offsets[:-1], design),
-        last=edge_work(layers, layers.offsets[1:] - 1, design),
+        first=end_work(layers, layers.offsets[:-1], design),
+        last=end_work(layers, layers.offsets[1:] - 1, design),
         limits=Limits(
             *(
                 sum_networks(bits.astype(np.float64), array.offsets, ufunc=np.maximum)

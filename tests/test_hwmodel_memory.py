@@ -17,6 +17,7 @@ from benchmarks.systolic_figures import (
     relative_errors,
     unlimited_words,
 )
+from hwmodel import DEVICES, Configs, Layers, price
 from hwmodel.config import DATAFLOWS
 from hwmodel.simulated_memory import (
     SETS,
@@ -28,6 +29,7 @@ from hwmodel.simulated_memory import (
 )
 from hwmodel.sliding import live_rows, overlap, pass_fetches, window_fetches
 from hwmodel.windows import Windows
+from hwmodel.workload import conv, dense, pool
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "data" / "systolic_golden.csv.gz"
 
@@ -285,3 +287,45 @@ def test_live_rows_of_a_three_row_kernel():
     assert live_rows(3, 1, 2) == ((0.5 + 0.5) + (1.0 + 0.5)) / 2
     assert live_rows(3, 1, 0.5) == (2 + live_rows(3, 1, 1)) / 2
     assert live_rows(2, 2, 0.25) == 0.25 * live_rows(2, 2, 1)
+
+
+def on_chip(flag: bool, **changed) -> Configs:
+    parameters = DEVICES["systolic-edge-16"].parameters | changed
+    return Configs(**parameters | dict(activations_on_chip=flag))
+
+
+def test_activations_that_fit_stay_on_chip():
+    layers = Layers.from_rows([
+        conv("a", height=16, width=16, in_channels=8, out_channels=16, kernel=3, bias=True),
+        pool("p", height=16, width=16, channels=16, kernel=2),
+        dense("b", in_features=1024, out_features=10),
+    ])
+    inputs = (layers.input_words * layers.groups * layers.activation_bits / 8).sum()
+    outputs = (layers.output_words * layers.output_bits / 8).sum()
+    crossing, staying = (price(layers, on_chip(flag)) for flag in (False, True))
+    assert staying.dram_bytes[0, 0] == layers.parameter_bytes.sum()
+    assert crossing.dram_bytes[0, 0] == layers.parameter_bytes.sum() + inputs + outputs
+    assert staying.latency_s <= crossing.latency_s
+    assert staying.sram_bytes == crossing.sram_bytes
+
+
+def test_activations_that_do_not_fit_cross_dram():
+    layers = Layers.from_rows([dense("a", in_features=64, out_features=64, batch=256)])
+    size = 2 * 64 * 256
+    fits, short = (on_chip(True, sram_input_bytes=kept) for kept in (size, size - 1))
+    assert price(layers, fits).dram_bytes[0, 0] == 64 * 64
+    assert price(layers, short).dram_bytes == price(
+        layers, on_chip(False, sram_input_bytes=size - 1)
+    ).dram_bytes
+
+
+def test_a_window_that_does_not_fit_costs_more_the_less_of_it_does():
+    layers = Layers.from_rows([
+        conv("a", height=64, width=64, in_channels=32, out_channels=32, kernel=3)
+    ])
+    for dataflow in DATAFLOWS:
+        srams = 2 ** np.arange(9, 20)
+        cost = price(layers, Configs(**DEVICES["systolic-edge-16"].parameters | dict(
+            dataflow=dataflow, sram_input_bytes=srams, sram_output_bytes=2**22)))
+        assert (np.diff(cost.dram_bytes[0]) <= 0).all()
+        assert cost.dram_bytes[0, 0] > 1.3 * cost.dram_bytes[0, -1]
