@@ -18,18 +18,28 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hwmodel import blocks, measured
+from hwmodel import blocks, edge, fpga, measured, roofline, spatial
 from hwmodel.config import ConfigTable
 from hwmodel.figures import Areas, Figures
+from hwmodel.rowwise import Family
 from hwmodel.workload import ATTENTION, Layers
 
 if TYPE_CHECKING:
     import pandas
 
-# family -> the module of its formulas. Each has `machines` (configurations to columns), `areas`,
-# `designs` (groups of configurations that share formulas), `block_of` (rows to columns),
-# `evaluate` (the two against each other, summed by network), `explain` (row by row) and `REASONS`.
-FAMILIES = {"systolic": blocks, "measured": measured.FAMILY}
+# family -> its formulas, a module or a `Family` of one's functions. Each has `machines`
+# (configurations to columns), `areas`, `designs` (groups of configurations that share formulas),
+# `block_of` (rows to columns), `evaluate` (the two against each other, summed by network),
+# `explain` (row by row) and `REASONS`.
+FAMILIES = {
+    "systolic": blocks,
+    "spatial": spatial.FAMILY,
+    "edge": edge.FAMILY,
+    "fpga": fpga.FAMILY,
+    "roofline": roofline.FAMILY,
+    "measured": measured.FAMILY,
+}
+Formulas = ModuleType | Family
 PAIRINGS = ("grid", "paired")
 ENERGIES = ("arithmetic_j", "register_j", "sram_j", "dram_j", "leakage_j")
 # Elements of one array operation: enough that NumPy's cost per call vanishes, few enough that the
@@ -173,7 +183,7 @@ def _gather(machine: tuple, index) -> tuple:
     return type(machine)(*(column[index] for column in machine))
 
 
-def _price_grid(layers: Layers, configs: ConfigTable, family: ModuleType, cost: Cost) -> None:
+def _price_grid(layers: Layers, configs: ConfigTable, family: Formulas, cost: Cost) -> None:
     machine, designs = family.machines(configs), family.designs(configs)
     machines_of = [_gather(machine, members) for _, members in designs]
     for start, end in _slabs(layers.offsets):
@@ -194,7 +204,7 @@ def _price_grid(layers: Layers, configs: ConfigTable, family: ModuleType, cost: 
                     target[start:end, members[here]] = values.T if rows_last else values
 
 
-def _price_pairs(layers: Layers, configs: ConfigTable, family: ModuleType, cost: Cost) -> None:
+def _price_pairs(layers: Layers, configs: ConfigTable, family: Formulas, cost: Cost) -> None:
     machine = family.machines(configs)
     lengths = np.diff(layers.offsets)
     for design, members in family.designs(configs):

@@ -20,7 +20,8 @@ class RowCosts(NamedTuple):
 
     `seconds`; `parts`, name -> seconds of what they are made of, the largest of which bounds the
     row; energies in joules; traffic in bytes; `peak_s`, the seconds of its multiply-accumulates at
-    the machine's highest rate; `code`, an index into the family's `REASONS`.
+    the machine's highest rate; `code`, an index into the family's `REASONS`; `extra`, what the
+    family's own sum over a network needs.
     """
 
     seconds: np.ndarray
@@ -33,6 +34,7 @@ class RowCosts(NamedTuple):
     sram_bytes: np.ndarray
     peak_s: np.ndarray
     code: np.ndarray
+    extra: dict[str, np.ndarray] | None = None
 
 
 class Block(NamedTuple):
