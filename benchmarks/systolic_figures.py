@@ -46,6 +46,16 @@ def window_of(run) -> Windows:
     return Windows(run.f_h, run.f_w, out, out, run.stride, run.stride, side * side)
 
 
+def inside_of(run) -> np.ndarray | None:
+    """[M, K] the words of windows that lie in the input, where some reach past it."""
+    out = round(run.M**0.5) if run.kind == "conv" else 1
+    if (out - 1) * run.stride + run.f_h <= run.ifm_h:
+        return None
+    rows = np.arange(out)[:, None] * run.stride + np.arange(run.f_h) < run.ifm_h  # [out, kernel]
+    taps = rows[:, None, :, None] & rows[None, :, None, :]
+    return np.repeat(taps.reshape(run.M, -1), run.C_in, axis=1)
+
+
 def unlimited_words(run) -> tuple[float, float, float]:
     """DRAM words of one run at unlimited bandwidth."""
     mapped = mapped_product(run)
@@ -124,8 +134,9 @@ def priced_inputs(run) -> float:
 
 def limited_figures(runs: pd.DataFrame) -> Iterator[Line]:
     products = [mapped_product(run) for run in runs.itertuples()]
-    words = np.array([limited_dram_words(one, bandwidth)
-                      for one, bandwidth in zip(products, runs.bw_words, strict=True)])
+    insides = [inside_of(run) for run in runs.itertuples()]
+    words = np.array([limited_dram_words(*each)
+                      for each in zip(products, runs.bw_words, insides, strict=True)])
     window = runs.window.to_numpy()
     reads = (words[:, :2] == runs[READS].to_numpy()).all(axis=1)
     writes = relative_errors(words[:, 2], runs.of_dram_wr)
@@ -142,8 +153,8 @@ def limited_figures(runs: pd.DataFrame) -> Iterator[Line]:
         "of all words",
         "3 %",
     )
-    cycles = np.array([total_cycles(one, bandwidth)
-                       for one, bandwidth in zip(products, runs.bw_words, strict=True)])
+    cycles = np.array([total_cycles(*each)
+                       for each in zip(products, runs.bw_words, insides, strict=True)])
     simulated = runs.total_cycles.to_numpy() + 1  # the index of the last cycle
     errors = relative_errors(cycles, simulated)
     yield (

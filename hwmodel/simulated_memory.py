@@ -13,7 +13,8 @@ be matched word by word, and are kept here:
 - there are no accumulators: every partial sum is written out.
 
 The refills are counted fold by fold, exactly for products and 1x1 convolutions; larger windows find
-some of their words elsewhere in the stream, which is not followed. Sizes are in words.
+some of their words elsewhere in the stream, which is not followed. `inside` [M, K] says which
+words of windows lie in the input, where some reach past it. Sizes are in words.
 """
 
 from __future__ import annotations
@@ -137,7 +138,9 @@ def strip_words(strips: Iterable[int], row_folds: int, active: int) -> int:
     return total
 
 
-def limited_dram_words(product: MappedProduct, words_per_cycle: int) -> Traffic:
+def limited_dram_words(
+    product: MappedProduct, words_per_cycle: int, inside: np.ndarray | None = None
+) -> Traffic:
     """DRAM words at a limited bandwidth (mode USER), which each operand has to itself: the first
     fill and the refills, in whole lines of `words_per_cycle`, used or not; outputs without padding.
     """
@@ -151,7 +154,7 @@ def limited_dram_words(product: MappedProduct, words_per_cycle: int) -> Traffic:
     }[product.dataflow]
     words = []
     for stream, count, sram in zip(
-        streams, refills(product), (product.input_sram, product.weight_sram), strict=True
+        streams, refills(product, inside), (product.input_sram, product.weight_sram), strict=True
     ):
         refill = -(-_half(sram) // words_per_cycle)
         first = min(refill, -(-stream // words_per_cycle))
@@ -159,14 +162,16 @@ def limited_dram_words(product: MappedProduct, words_per_cycle: int) -> Traffic:
     return Traffic(*words, product.output_words)
 
 
-def refills(product: MappedProduct) -> tuple[int, int]:
+def refills(product: MappedProduct, inside: np.ndarray | None = None) -> tuple[int, int]:
     """How often half of the input buffer and of the weight buffer is filled again at a limited
     bandwidth, which does not depend on the bandwidth."""
-    inputs, weights = _moves(product)
+    inputs, weights = _moves(product, inside)
     return inputs[-1][0] if inputs else 0, weights[-1][0] if weights else 0
 
 
-def total_cycles(product: MappedProduct, words_per_cycle: int) -> float:
+def total_cycles(
+    product: MappedProduct, words_per_cycle: int, inside: np.ndarray | None = None
+) -> float:
     """Cycles at a limited bandwidth: compute, and the most that any refill comes late; or the
     drain, where that takes longer.
 
@@ -175,7 +180,8 @@ def total_cycles(product: MappedProduct, words_per_cycle: int) -> float:
     buffer, from when the first half is full; the last two halves hold nothing up.
     """
     late = 0.0
-    for moves, sram in zip(_moves(product), (product.input_sram, product.weight_sram), strict=True):
+    srams = product.input_sram, product.weight_sram
+    for moves, sram in zip(_moves(product, inside), srams, strict=True):
         refill_cycles = -(-_half(sram) // words_per_cycle) + 1
         late = max([late, *(count * refill_cycles - cycle for count, cycle in moves)])
     return max(product.compute_cycles + late, _drain_cycles(product, words_per_cycle))
@@ -190,18 +196,21 @@ def _drain_cycles(product: MappedProduct, words_per_cycle: int) -> float:
     return full_at + drains * -(-half // words_per_cycle)
 
 
-def _moves(product: MappedProduct) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
+def _moves(
+    product: MappedProduct, inside: np.ndarray | None
+) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
     """Of the input and the weight buffer, each time that its window moves on: refills so far, and
     the cycle, stalls not counted, in which their words are asked for."""
     moves = []
+    input_words = product.m * product.k if inside is None else int(inside.sum())
     for demand, words, sram in (
-        (_input_demand, product.m * product.k, product.input_sram),
-        (_weight_demand, product.k * product.n, product.weight_sram),
+        (_input_demand(product, inside), input_words, product.input_sram),
+        (_weight_demand(product), product.k * product.n, product.weight_sram),
     ):
         set_words = -(-sram // SETS)
         active = -(-_half(sram) // set_words)
         n_sets = words // set_words + 1
-        moves.append(_walk(demand(product), set_words, n_sets, active) if n_sets > active else [])
+        moves.append(_walk(demand, set_words, n_sets, active) if n_sets > active else [])
     return tuple(moves)
 
 
@@ -228,32 +237,39 @@ def _walk(
     return moves
 
 
-def _input_demand(product: MappedProduct) -> Iterator[Run]:
+def _input_demand(product: MappedProduct, inside: np.ndarray | None) -> Iterator[Run]:
     if product.dataflow == "is":
-        return _stationary_runs(product)
-    row_folds, column_folds = product.folds
+        runs = _stationary_runs(product)
+        return runs if inside is None else _stationary_inside(product, runs, inside)
+    mapped, (row_folds, column_folds) = product.extents, product.folds
     order = [fold for _ in range(column_folds) for fold in range(row_folds)]
-    return _skewed_runs(product, product.extents.rows, product.rows, order)
+    if inside is None:
+        places = _skewed_places(mapped.rows, product.rows, mapped.stream)
+    else:
+        lanes = inside if product.dataflow == "os" else inside.T
+        places = _skewed_inside(lanes, product.rows)
+    return _skewed_runs(product, places, product.rows, order)
 
 
 def _weight_demand(product: MappedProduct) -> Iterator[Run]:
     if product.dataflow == "ws":
         return _stationary_runs(product)
-    row_folds, column_folds = product.folds
+    mapped, (row_folds, column_folds) = product.extents, product.folds
     if product.dataflow == "os":
         order = [fold for fold in range(column_folds) for _ in range(row_folds)]
-        return _skewed_runs(product, product.extents.columns, product.columns, order)
+        places = _skewed_places(mapped.columns, product.columns, mapped.stream)
+        return _skewed_runs(product, places, product.columns, order)
     order = [fold for _ in range(column_folds) for fold in range(row_folds)]
-    return _skewed_runs(product, product.extents.rows, product.rows, order)
+    places = _skewed_places(mapped.rows, product.rows, mapped.stream)
+    return _skewed_runs(product, places, product.rows, order)
 
 
 def _skewed_runs(
-    product: MappedProduct, extent: int, width: int, order: Iterable[int]
+    product: MappedProduct, places: list[tuple[int, int]], width: int, order: Iterable[int]
 ) -> Iterator[Run]:
     """A streamed operand's runs, one a fold, after the preload of the stationary one."""
     length = product.extents.stream
     preload = 0 if product.dataflow == "os" else product.rows
-    places = _skewed_places(extent, width, length)
     for at, fold in enumerate(order):
         start_cycle = at * product.fold_cycles + preload
         yield Run(*places[fold], start_cycle, start_cycle + length + width - 2)
@@ -281,6 +297,28 @@ def _skewed_places(extent: int, width: int, length: int) -> list[tuple[int, int]
     last_lanes = np.where(folds < n_folds - 1, width, last_width) - 1
     lasts = places(folds * length + length - 1, last_lanes)
     return list(zip(firsts.tolist(), lasts.tolist(), strict=True))
+
+
+def _skewed_inside(lanes: np.ndarray, width: int) -> list[tuple[int, int]]:
+    """`_skewed_places` where only some words of `lanes` [extent, length] are in the stream."""
+    lane, line = np.nonzero(lanes)
+    fold = lane // width
+    order = np.lexsort((lane % width, fold * lanes.shape[1] + line + lane % width))
+    folds = fold[order]
+    return [(int(own[0]), int(own[-1])) for own in
+            (np.flatnonzero(folds == one) for one in range(folds.max() + 1))]
+
+
+def _stationary_inside(
+    product: MappedProduct, runs: Iterable[Run], inside: np.ndarray
+) -> Iterator[Run]:
+    """The runs of lines, in places that count only the words inside."""
+    strips = [inside[left : left + product.columns].T.ravel()
+              for left in range(0, product.m, product.columns)]
+    before = np.concatenate([[0], np.cumsum(np.concatenate(strips))]).tolist()
+    for run in runs:
+        if before[run.last + 1] > before[run.first]:
+            yield run._replace(first=before[run.first], last=before[run.last + 1] - 1)
 
 
 def _stationary_runs(product: MappedProduct) -> Iterator[Run]:
