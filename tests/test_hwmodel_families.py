@@ -7,6 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.eyeriss_figures import (
+    ALEXNET,
+    ALEXNET_ACTIVE,
+    ALEXNET_MS,
+    ALEXNET_MW,
+    eyeriss_alexnet,
+    on_chip_mw,
+)
 from hwmodel import (
     DEVICES,
     Layers,
@@ -224,35 +232,12 @@ def test_devices_peak_as_published(name, bits, tops):
     np.testing.assert_allclose(peak, tops, rtol=0.03)
 
 
-ALEXNET = Layers.from_rows(
-    [
-        conv(name, height=size, width=size, in_channels=inputs, out_channels=outputs, kernel=kernel,
-             stride=stride, padding=padding, groups=groups, batch=4, weight_bits=16,
-             activation_bits=16)
-        for name, size, inputs, outputs, kernel, stride, padding, groups in (
-            ("C1", 227, 3, 96, 11, 4, "valid", 1),
-            ("C2", 27, 96, 256, 5, 1, 2, 2),
-            ("C3", 13, 256, 384, 3, 1, 1, 1),
-            ("C4", 13, 384, 384, 3, 1, 1, 2),
-            ("C5", 13, 384, 256, 3, 1, 1, 2),
-        )
-    ]
-).as_networks()
-# JSSC 2017, table V: the share of inputs that is not zero, milliseconds and milliwatts.
-ALEXNET_DENSITY = 1 - np.array([0.0001, 0.387, 0.725, 0.793, 0.776])
-ALEXNET_MS = np.array([16.5, 39.2, 21.8, 16.0, 10.0])
-ALEXNET_MW = np.array([332, 288, 266, 235, 236])
-
-
 def test_eyeriss_runs_alexnet_as_published():
-    columns = device("eyeriss").row(0) | {"activation_density": ALEXNET_DENSITY}
-    chips = spatial.Configs(**columns)
-    cost = price(ALEXNET, chips, "paired")
+    cost, chips = eyeriss_alexnet()
     assert np.abs(cost.latency_s * 1e3 / ALEXNET_MS - 1).mean() < 0.04
-    on_chip_j = cost.energy_j - cost.dram_j
-    np.testing.assert_allclose(on_chip_j / cost.latency_s * 1e3, ALEXNET_MW, rtol=0.1)
+    np.testing.assert_allclose(on_chip_mw(cost), ALEXNET_MW, rtol=0.1)
     active = spatial.active_elements(spatial.work_of(ALEXNET), spatial.machines(chips))
-    assert active.tolist() == [154, 135, 156, 156, 156]
+    np.testing.assert_array_equal(active, ALEXNET_ACTIVE)
 
 
 def test_eyeriss_maps_alexnet_as_published():
