@@ -53,10 +53,10 @@ class Work(NamedTuple):
     """Columns of rows, float64 [n_rows], of one repeat."""
 
     height: np.ndarray  # of the output
-    width: np.ndarray  # of the output, images and parts that wait for each other side by side
+    width: np.ndarray  # of the output, images side by side
     depth: np.ndarray  # multiplications of one output
     filters: np.ndarray
-    runs: np.ndarray  # products that run one after the other
+    runs: np.ndarray  # products and steps, one after the other
     on_array: np.ndarray
     vector_ops: np.ndarray
     macs: np.ndarray
@@ -93,10 +93,10 @@ def work_of(layers: Layers) -> Work:
     height = np.maximum(layers.out_height, 1)
     columns = Work(
         height=height,
-        width=np.maximum(layers.m // height, 1),
+        width=np.maximum(layers.m // layers.steps // height, 1),
         depth=np.maximum(layers.k, 1),
         filters=np.maximum(np.where(depthwise, layers.groups * layers.n, layers.n), 1),
-        runs=np.where(depthwise, 1, layers.groups),
+        runs=np.where(depthwise, 1, layers.groups) * layers.steps,
         on_array=on_array,
         vector_ops=layers.vector_ops * ~on_array,
         macs=layers.row_macs / layers.repeat,

@@ -71,7 +71,8 @@ class Configs(ConfigTable):
 class Work(NamedTuple):
     """Columns of rows, float64 [n_rows], of one repeat."""
 
-    pixels: np.ndarray  # of the whole batch
+    pixels: np.ndarray  # of the whole batch, one step
+    steps: np.ndarray
     taps: np.ndarray
     channels: np.ndarray  # of one group
     filters: np.ndarray
@@ -125,7 +126,8 @@ def work_of(layers: Layers) -> Work:
     at_edge[layers.offsets[:-1]] += input_bytes[layers.offsets[:-1]]
     at_edge[layers.offsets[1:] - 1] += output_bytes[layers.offsets[1:] - 1]
     columns = Work(
-        pixels=layers.m,
+        pixels=layers.m / layers.steps,
+        steps=layers.steps,
         taps=taps,
         channels=np.maximum(layers.k // taps, 1),
         filters=np.maximum(layers.n, 1),
@@ -217,7 +219,7 @@ def areas(configs: Configs) -> Areas:
 def engine_cycles(work: Work, machine: Machines) -> np.ndarray:
     """Cycles of one repeat on the shared engine: pixels, channels and filters rounded up to the
     tile, a tap a step; depthwise channels lie along the filters."""
-    tiles = np.ceil(work.pixels / machine.pixels) * work.taps
+    tiles = np.ceil(work.pixels / machine.pixels) * work.taps * work.steps
     filters = np.where(work.depthwise > 0, work.groups, work.filters)
     steps = np.ceil(work.channels / machine.channels) * np.where(
         work.depthwise > 0, work.filters, work.groups

@@ -83,6 +83,7 @@ class Work(NamedTuple):
     r: np.ndarray
     s: np.ndarray
     groups: np.ndarray
+    steps: np.ndarray
     input_rows: np.ndarray  # input rows of one output row's stride
     vector_ops: np.ndarray
     on_array: np.ndarray
@@ -129,10 +130,13 @@ def work_of(layers: Layers) -> Work:
     """Columns of `layers`. Products without a window are 1 x 1 filters on a 1 x 1 image."""
     on_array = layers.kind != VECTOR
     taps = layers.kernel_height * layers.kernel_width
-    outputs = np.maximum(layers.m // layers.batch, 1)
+    # Attention and experts bring products for a batch, not a larger M.
+    once = layers.m // layers.steps  # what a step brings
+    images = np.where(once % layers.batch == 0, layers.batch, 1)
+    outputs = np.maximum(once // images, 1)
     rows = np.where(on_array, np.maximum(layers.out_height, 1), 1)
     # Rows of input that a further output row needs, at least one: the stride.
-    touched = np.sqrt(layers.input_words / np.maximum(layers.batch * layers.k / taps, 1))
+    touched = np.sqrt(layers.input_words / np.maximum(images * layers.k / taps, 1))
     stride = np.maximum(1.0, np.round((touched - layers.kernel_height) / np.maximum(rows - 1, 1)))
     stride = np.where(rows > 1, stride, 1.0)
     width = np.maximum(outputs // rows, 1)
@@ -142,11 +146,11 @@ def work_of(layers: Layers) -> Work:
     )
     words = np.where(
         on_array,
-        layers.batch * (layers.k // taps) * padded,
-        layers.input_words * layers.steps,
+        np.maximum(images * (layers.k // taps) * padded, layers.input_words),
+        layers.input_words,
     )
     columns = Work(
-        b=layers.batch,
+        b=np.maximum(images, 1),
         m=np.maximum(layers.n, 1),
         c=np.maximum(layers.k // taps, 1),
         e=rows,
@@ -154,11 +158,12 @@ def work_of(layers: Layers) -> Work:
         r=layers.kernel_height,
         s=layers.kernel_width,
         groups=layers.groups,
+        steps=layers.steps,
         input_rows=stride,
         vector_ops=layers.vector_ops * ~on_array,
         on_array=on_array,
         macs=layers.row_macs / layers.repeat,
-        input_words=words * layers.groups,
+        input_words=words * layers.groups * layers.steps,
         output_words=layers.output_words,
         weight_words=layers.k * layers.n * layers.groups + layers.bias_words,
         widest_bits=np.maximum(layers.weight_bits * on_array, layers.activation_bits),
@@ -310,7 +315,7 @@ def row_costs(work: Work, machine: Machines) -> RowCosts:
     """Costs of rows. Vector work runs on the elements, one operation a cycle each."""
     laid = mapping(work, machine)
     elements = machine.rows * machine.columns
-    runs = laid.passes * work.groups * work.on_array
+    runs = laid.passes * work.groups * work.steps * work.on_array
     vector = np.ceil(work.vector_ops / elements)
     compute = runs * pass_cycles(work, laid)
     dram = np.ceil(laid.dram_words / machine.dram_words_per_cycle)

@@ -29,7 +29,18 @@ from hwmodel import (
 )
 from hwmodel.cost import ENERGIES, FAMILIES
 from hwmodel.devices import CONFIGS
-from hwmodel.workload import conv, dense, depthwise, elementwise, normalization, pool
+from hwmodel.workload import (
+    attention,
+    conv,
+    dense,
+    depthwise,
+    elementwise,
+    embedding,
+    lstm,
+    mixture_of_experts,
+    normalization,
+    pool,
+)
 
 N = 24
 RANDOM = {
@@ -193,6 +204,24 @@ def test_grids_pairs_and_each_alone_agree(family):
         np.testing.assert_allclose(values[::40], figures(grid)[name], rtol=1e-12, err_msg=name)
 
 
+@pytest.mark.parametrize("name", DEVICES)
+def test_every_kind_of_row_is_priced_on_every_device(name):
+    at = dict(batch=3, activation_bits=8)
+    layers = Layers.from_rows(
+        [
+            embedding("e", vocabulary=100, features=64, lookups=5, **at),
+            lstm("l", steps=7, in_features=32, units=48, **at),
+            attention("a", sequence=5, features=64, heads=4, **at),
+            mixture_of_experts("m", tokens=5, features=64, hidden=128, experts=8, active=2, **at),
+            dense("d", in_features=48, out_features=10, **at),
+        ]
+    )
+    table = price(layers.as_networks(), device(name))
+    for column, values in figures(table).items():
+        assert np.isfinite(values).all() and (values >= 0).all(), column
+    assert (table.latency_s > 0).all() and table.feasible.all()
+
+
 @pytest.mark.parametrize("name", [name for name in DEVICES if name not in ("tpu-v1", "bitfusion")])
 def test_the_layer_table_of_every_device_sums_to_the_network(name):
     layers, config = some_networks(), device(name)
@@ -300,6 +329,24 @@ def test_a_row_on_the_shared_engine_by_hand():
 
 def pipeline(**changes) -> fpga.Configs:
     return fpga.Configs(**device("zcu102").row(0) | {"pipelined": True} | changes)
+
+
+@pytest.mark.parametrize(
+    "name, wide",
+    [
+        ("eyeriss", {"dram_bandwidth": 1e15}),
+        ("edge-nahas", {"io_bandwidth": 1e15}),
+        ("zcu102", {"memory_bits": 2**30}),
+    ],
+)
+def test_steps_that_wait_for_each_other_share_no_tile(name, wide):
+    config = DEVICES[name].configs(**device(name).row(0) | wide)
+
+    def state_product(steps):
+        rows = lstm("l", steps=steps, in_features=64, units=64, batch=2)
+        return price(Layers.from_rows([rows[1]]), config).cycles[0, 0]
+
+    np.testing.assert_allclose(state_product(6), 2 * state_product(3))
 
 
 def test_a_pipeline_runs_at_the_pace_of_its_slowest_stage():
