@@ -10,8 +10,9 @@
     price(layers, device("systolic-edge-16")).latency_s
 """
 
-from hwmodel.config import DEVICES, Configs, device
+from hwmodel.config import Configs
 from hwmodel.cost import Cost, price, price_layers
+from hwmodel.devices import DEVICES, device
 from hwmodel.workload import Layers
 
 __all__ = ["DEVICES", "Configs", "Cost", "Layers", "device", "price", "price_layers"]

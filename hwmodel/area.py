@@ -4,7 +4,7 @@ Adders and multipliers are Horowitz's at 45 nm (ISSCC 2014; recalled from the pa
 SRAM nor flip-flops: the SRAM is CACTI 7.0's (Balasubramonian et al., TACO 2017; run for a 64-bit
 RAM of 45 nm LSTP cells with ECC: 3.48, 3.51 and 3.19 µm² a byte at 16 KiB, 1 MiB and 8 MiB), and a
 flip-flop is Aladdin's at 40 nm (Shao et al., ISCA 2014). Wires, control and pads are not counted,
-so a real die is larger. 28 nm is the 45 nm table scaled by (28/45)², an estimate.
+so a real die is larger. Other nodes are the 45 nm table scaled by `area_scale`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from hwmodel.config import MULTIPLIERS, Configs
+from hwmodel.figures import Areas
 
 ADD_INT8_UM2, ADD_INT16_UM2, ADD_INT32_UM2 = 36.0, 67.0, 137.0
 MULTIPLY_INT8_UM2 = 282.0
@@ -33,9 +34,16 @@ ACCUMULATOR_BITS = 32
 LANE_UM2 = MULTIPLY_FP16_UM2 + ADD_FP16_UM2 + 3 * 16 * REGISTER_UM2_PER_BIT
 
 
-def area_scale(technology_nm):
-    """Area relative to 45 nm: the square of the feature size."""
-    return (technology_nm / 45.0) ** 2
+# A 6-transistor SRAM cell of each node, µm², as the foundries published them (65, 45 and 14 nm
+# Intel, 28, 16 and 7 nm TSMC, 8 nm Samsung; recalled). Names of nodes are no lengths below 28 nm.
+SRAM_CELL_UM2 = {65: 0.570, 45: 0.346, 28: 0.127, 16: 0.070, 14: 0.0499, 8: 0.040, 7: 0.027}
+
+
+def area_scale(technology_nm) -> np.ndarray:
+    """Area relative to 45 nm, as SRAM cells scale; an estimate for logic."""
+    nodes = np.array(sorted(SRAM_CELL_UM2))
+    cells = np.array([SRAM_CELL_UM2[node] for node in nodes])
+    return cells[np.searchsorted(nodes, technology_nm)] / SRAM_CELL_UM2[45]
 
 
 def array_area_mm2(configs: Configs) -> np.ndarray:
@@ -64,6 +72,12 @@ def sram_area_mm2(configs: Configs) -> np.ndarray:
     return sizes * SRAM_UM2_PER_BYTE * area_scale(configs.technology_nm) * 1e-6
 
 
-def area_mm2(configs: Configs) -> np.ndarray:
-    """[n_configs] the whole accelerator, without wires and pads."""
-    return logic_area_mm2(configs) + sram_area_mm2(configs)
+def areas(configs: Configs) -> Areas:
+    """Area by component, without wires and pads."""
+    return Areas(array_area_mm2(configs), vector_area_mm2(configs), sram_area_mm2(configs))
+
+
+def areas_of_die(configs) -> Areas:
+    """A finished chip's published `die_area_mm2`, all of it counted as its array."""
+    nothing = np.zeros(len(configs))
+    return Areas(configs.die_area_mm2, nothing, nothing)

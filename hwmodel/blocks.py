@@ -1,34 +1,35 @@
-"""Blocks: a few networks against a few accelerators, small enough for the cache, summed by network.
-
-The columns of a block broadcast in one of two ways. Rows last: machines [c, 1] against rows [r],
-giving [c, r]; this also holds pairs, where machines are [r] too. Rows first: machines [c] against
-rows [r, 1], giving [r, c]. Either way the long axis is the last one.
-"""
+"""The systolic family's blocks: some networks against some accelerators, summed by network."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from hwmodel import energy, systolic
+from hwmodel.area import areas
+from hwmodel.config import DATAFLOWS, DEPTHWISE_ENGINES, Configs
+from hwmodel.figures import Figures, sum_networks
+from hwmodel.network_ends import EndWork, drain_cycles, end_work, fill_cycles
 from hwmodel.rows import (
     ArrayWork,
     Design,
-    EdgeWork,
     Machines,
     VectorWork,
     array_costs,
     array_work,
-    drain_cycles,
-    edge_work,
-    fill_cycles,
+    machines,
     runs_on_array,
+    streaming_cycles,
     vector_costs,
     vector_work,
 )
 from hwmodel.workload import Layers
 
+__all__ = ["REASONS", "areas", "block_of", "designs", "evaluate", "explain", "machines"]
+
+OfRows = Callable[[np.ndarray], Machines]
 REASONS = (
     "feasible",
     "the multipliers cannot run the weight bits",
@@ -54,8 +55,8 @@ class Block(NamedTuple):
     array_offsets: np.ndarray  # [n_networks + 1]
     vector: VectorWork
     vector_offsets: np.ndarray
-    first: EdgeWork
-    last: EdgeWork
+    first: EndWork
+    last: EndWork
     limits: Limits
 
     def rows_first(self) -> Block:
@@ -68,20 +69,6 @@ class Block(NamedTuple):
         )
 
 
-class Figures(NamedTuple):
-    """Prices of networks, or of rows: the fields of `Cost` that depend on both sides."""
-
-    cycles: np.ndarray
-    latency_s: np.ndarray
-    arithmetic_j: np.ndarray
-    sram_j: np.ndarray
-    dram_j: np.ndarray
-    leakage_j: np.ndarray
-    dram_bytes: np.ndarray
-    sram_bytes: np.ndarray
-    utilization: np.ndarray
-
-
 def block_of(layers: Layers, design: Design) -> Block:
     """The block of all of `layers`."""
     on_array = runs_on_array(layers, design.depthwise_on)
@@ -91,8 +78,8 @@ def block_of(layers: Layers, design: Design) -> Block:
         array_offsets=array.offsets,
         vector=vector_work(vector),
         vector_offsets=vector.offsets,
-        first=edge_work(layers, layers.offsets[:-1], design),
-        last=edge_work(layers, layers.offsets[1:] - 1, design),
+        first=end_work(layers, layers.offsets[:-1], design),
+        last=end_work(layers, layers.offsets[1:] - 1, design),
         limits=Limits(
             *(
                 sum_networks(bits.astype(np.float64), array.offsets, ufunc=np.maximum)
@@ -102,36 +89,39 @@ def block_of(layers: Layers, design: Design) -> Block:
     )
 
 
-def sum_networks(values, offsets, axis=-1, ufunc=np.add) -> np.ndarray:
-    """Reduce `axis` (the first or the last) from rows to networks; 0 where a network has none."""
-    starts = offsets[:-1]
-    occupied = offsets[1:] > starts
-    if occupied.all():
-        return ufunc.reduceat(values, starts, axis=axis)
-    shape = list(values.shape)
-    shape[axis] = len(starts)
-    sums = np.zeros(shape)
-    if occupied.any():
-        where = occupied if axis == 0 else (..., occupied)
-        sums[where] = ufunc.reduceat(values, starts[occupied], axis=axis)
-    return sums
+def designs(configs: Configs) -> list[tuple[Design, np.ndarray]]:
+    """The designs that occur, each with the indices of its accelerators."""
+    dataflow, engine = configs.codes("dataflow"), configs.codes("depthwise_on")
+    # Output-stationary cycles are the same with one plane or two.
+    double_plane = configs.double_weight_plane & (dataflow != DATAFLOWS.index("os"))
+    key = ((dataflow * 2 + double_plane) * 2 + engine) * 2 + configs.skips_zeros
+    key = key * 2 + configs.activations_on_chip
+    order = np.argsort(key, kind="stable")
+    starts = np.flatnonzero(np.diff(key[order], prepend=-1))
+    found = []
+    for members in np.split(order, starts[1:]):
+        one = members[0]
+        design = Design(
+            DATAFLOWS[dataflow[one]],
+            bool(double_plane[one]),
+            DEPTHWISE_ENGINES[engine[one]],
+            bool(configs.skips_zeros[one]),
+            bool(configs.activations_on_chip[one]),
+        )
+        found.append((design, members))
+    return found
 
 
 def evaluate(
-    block: Block,
-    design: Design,
-    machine: Machines,
-    array_machine: Machines,
-    vector_machine: Machines,
-    axis: int,
+    block: Block, design: Design, machine: Machines, of_rows: OfRows, axis: int
 ) -> tuple[Figures, np.ndarray]:
     """Prices and reason codes of the block's networks; shapes as the columns broadcast.
 
-    `machine` meets networks, `array_machine` and `vector_machine` the rows on either engine: the
-    same object three times in a grid, gathered by row for pairs. `axis` is that of the rows.
+    `machine` meets networks; `of_rows(offsets)` is the machine that meets the rows between the
+    offsets: the same in a grid, gathered by row for pairs. `axis` is that of the rows.
     """
-    array = array_costs(block.array, array_machine, design)
-    vector = vector_costs(block.vector, vector_machine)
+    array = array_costs(block.array, of_rows(block.array_offsets), design)
+    vector = vector_costs(block.vector, of_rows(block.vector_offsets), design)
 
     def on_array(field: str) -> np.ndarray:
         return sum_networks(getattr(array, field), block.array_offsets, axis)
@@ -158,6 +148,49 @@ def evaluate(
     return priced, reason_codes(block.limits, machine, design)
 
 
+def explain(
+    layers: Layers, machine: Machines, design: Design
+) -> tuple[Figures, np.ndarray, np.ndarray]:
+    """Prices, bounds and reason codes of the rows of one network, each [n_rows].
+
+    The first row includes the fill, the last one the drain. `bound` says what sets the row's
+    cycles: "compute"; "fill", the same where the array spends more cycles on preload and skew than
+    on streaming; "vector", "sram" or "dram".
+    """
+    # Every row as a network of its own: the same formulas, each row with its own fill and drain.
+    block = block_of(layers.as_networks(), design)
+    on_array = runs_on_array(layers, design.depthwise_on)
+    array = array_costs(block.array, machine, design)
+    vector = vector_costs(block.vector, machine, design)
+
+    def rowwise(field: str) -> np.ndarray:
+        values = np.empty(len(layers))
+        values[on_array], values[~on_array] = getattr(array, field), getattr(vector, field)
+        return values
+
+    cycles = rowwise("cycles")
+    cycles[0] += fill_cycles(block.first, machine, design)[0]
+    cycles[-1] += drain_cycles(block.last, machine, design)[-1]
+    compute, dram, sram = map(rowwise, ("compute_cycles", "dram_cycles", "sram_cycles"))
+    bound = np.where(on_array, "compute", "vector").astype(object)
+    filling = streaming_cycles(block.array, machine) < array.compute_cycles / 2
+    bound[np.flatnonzero(on_array)[filling]] = "fill"
+    bound[sram > compute] = "sram"
+    bound[dram > np.maximum(compute, sram)] = "dram"
+    busy = rowwise("busy")
+    priced = figures(
+        cycles,
+        rowwise("dram_bytes"),
+        rowwise("sram_input_bytes"),
+        rowwise("sram_weight_bytes"),
+        rowwise("sram_output_bytes"),
+        np.where(on_array, busy, 0.0),
+        np.where(on_array, 0.0, busy),
+        machine,
+    )
+    return priced, bound, reason_codes(block.limits, machine, design)
+
+
 def figures(
     cycles, dram_bytes, sram_inputs, sram_weights, sram_outputs, busy, lane_busy, machine: Machines
 ) -> Figures:
@@ -171,7 +204,9 @@ def figures(
     return Figures(
         cycles=cycles,
         latency_s=latency_s,
+        interval_s=latency_s,
         arithmetic_j=busy * machine.element_j + lane_busy * machine.lane_j,
+        register_j=busy * machine.register_j,
         sram_j=sram_j,
         dram_j=dram_bytes * (energy.DRAM_PJ_PER_BYTE * 1e-12),
         leakage_j=latency_s * machine.leakage_w,

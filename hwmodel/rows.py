@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hwmodel import area, energy, systolic
+from hwmodel import area, energy, sliding, systolic
 from hwmodel.config import MULTIPLIERS, Configs
 from hwmodel.systolic import ACCUMULATOR_BYTES, Extents, Multiplier
 from hwmodel.workload import DEPTHWISE, VECTOR, Layers
@@ -26,6 +26,8 @@ class Design(NamedTuple):
     dataflow: str
     double_plane: bool
     depthwise_on: str
+    skips_zeros: bool
+    activations_on_chip: bool
 
 
 class Machines(NamedTuple):
@@ -48,12 +50,12 @@ class Machines(NamedTuple):
     output_port_bytes: np.ndarray
     clock_hz: np.ndarray
     element_j: np.ndarray
+    register_j: np.ndarray
     lane_j: np.ndarray
     sram_input_j: np.ndarray  # per byte
     sram_weight_j: np.ndarray
     sram_output_j: np.ndarray
     leakage_w: np.ndarray
-    area_mm2: np.ndarray
 
     @property
     def multiplier(self) -> Multiplier:
@@ -75,7 +77,8 @@ class ArrayWork(NamedTuple):
     weight_bits: np.ndarray
     activation_bits: np.ndarray
     macs: np.ndarray  # of all repeats and products
-    groups: np.ndarray
+    runs: np.ndarray  # products x steps, less the share that skipped zeros save
+    steps: np.ndarray
     repeat: np.ndarray
     input_bytes: np.ndarray
     weight_bytes: np.ndarray
@@ -83,35 +86,36 @@ class ArrayWork(NamedTuple):
     n: np.ndarray
     dram_inputs: np.ndarray  # bytes of all products, one repeat
     dram_weights: np.ndarray
-    dram_once: np.ndarray
+    dram_outputs: np.ndarray
+    dram_biases: np.ndarray
     sram_inputs_moved: np.ndarray
     sram_weights_moved: np.ndarray
     sram_outputs_moved: np.ndarray
+    input_word_bytes: np.ndarray
+    along: np.ndarray  # from here on `sliding.Overlap`
+    across: np.ndarray
+    along_depth: np.ndarray
+    across_depth: np.ndarray
+    pixels: np.ndarray
+    out_width: np.ndarray
+    live_words: np.ndarray
+
+    @property
+    def overlap(self) -> sliding.Overlap:
+        return sliding.Overlap(*self[-len(sliding.Overlap._fields) :])
 
 
 class VectorWork(NamedTuple):
     """Columns of rows that run on the vector unit, float64 [n_rows]."""
 
-    lane_cycles: np.ndarray  # of one lane, one repeat
+    lane_cycles: np.ndarray  # of one lane, one step
+    steps: np.ndarray
     repeat: np.ndarray
-    dram_once: np.ndarray
+    dram_activations: np.ndarray
+    dram_parameters: np.ndarray
     sram_inputs: np.ndarray
     sram_weights: np.ndarray
     sram_outputs: np.ndarray
-
-
-class EdgeWork(NamedTuple):
-    """Columns of the rows at a network's edge, [n_networks]: what fills it first or drains last."""
-
-    on_array: np.ndarray
-    m: np.ndarray
-    k: np.ndarray
-    n: np.ndarray
-    input_words: np.ndarray
-    output_words: np.ndarray
-    weight_bytes: np.ndarray  # of a word
-    input_bytes: np.ndarray
-    output_bytes: np.ndarray
 
 
 class RowCosts(NamedTuple):
@@ -153,12 +157,12 @@ def machines(configs: Configs) -> Machines:
         output_port_bytes=columns * ACCUMULATOR_BYTES,
         clock_hz=configs.clock_hz,
         element_j=energy.element_joules(configs),
+        register_j=energy.register_joules(configs),
         lane_j=energy.lane_joules(configs),
         sram_input_j=energy.sram_joules_per_byte(configs, "input"),
         sram_weight_j=energy.sram_joules_per_byte(configs, "weight"),
         sram_output_j=energy.sram_joules_per_byte(configs, "output"),
         leakage_w=energy.leakage_watts(configs),
-        area_mm2=area.area_mm2(configs),
     )
 
 
@@ -175,23 +179,39 @@ def array_work(layers: Layers, design: Design) -> ArrayWork:
         column.astype(np.float64)
         for column in (layers.m, layers.k, layers.n, layers.groups, layers.repeat)
     )
-    mapped = systolic.extents(design.dataflow, m, k, n)
-    word_in, word_weight = layers.activation_bits / 8, layers.weight_bits / 8
+    steps = layers.steps.astype(np.float64)
+    macs = layers.row_macs.astype(np.float64)
+    busy_share, multiplied = np.ones(len(layers)), k
+    if design.skips_zeros:
+        multiplied = systolic.structured_depth(k, layers.nm_n, layers.nm_m)
+        busy_share = systolic.unstructured_share(layers.density, layers.nm_m)
+        macs *= np.where(layers.nm_m > 0, multiplied / np.maximum(k, 1), layers.density)
+    mapped = systolic.extents(design.dataflow, m / steps, multiplied, n)
+    word_in, word_weight = layers.activation_bits / 8, layers.stored_weight_bits / 8
     word_out = layers.output_bits / 8
     # Sums wait in the output SRAM at full width; output-stationary ones leave the array finished.
     word_sum = word_out if design.dataflow == "os" else ACCUMULATOR_BYTES
     products = groups * repeat
     input_bytes = layers.input_words * word_in
     weight_bytes = k * n * word_weight
-    other_parameters = layers.parameter_bytes - weight_bytes * groups
+    overlap = sliding.overlap(
+        layers.batch,
+        m / steps,
+        k,
+        layers.kernel_height,
+        layers.kernel_width,
+        layers.out_height,
+        layers.input_words,
+    )
     return ArrayWork(
         mapped_rows=mapped.rows,
         mapped_columns=mapped.columns,
         mapped_stream=mapped.stream,
         weight_bits=layers.weight_bits.astype(np.float64),
         activation_bits=layers.activation_bits.astype(np.float64),
-        macs=layers.row_macs.astype(np.float64),
-        groups=groups,
+        macs=macs,
+        runs=groups * steps * busy_share,
+        steps=steps,
         repeat=repeat,
         input_bytes=input_bytes,
         weight_bytes=weight_bytes,
@@ -199,10 +219,13 @@ def array_work(layers: Layers, design: Design) -> ArrayWork:
         n=n,
         dram_inputs=input_bytes * groups,
         dram_weights=weight_bytes * groups,
-        dram_once=layers.output_words * word_out + other_parameters,
+        dram_outputs=layers.output_words * word_out,
+        dram_biases=layers.bias_bytes,
         sram_inputs_moved=m * k * word_in * products,
-        sram_weights_moved=weight_bytes * products,
+        sram_weights_moved=weight_bytes * products * steps,
         sram_outputs_moved=m * n * word_sum * products,
+        input_word_bytes=word_in,
+        **overlap._asdict(),
     )
 
 
@@ -213,13 +236,14 @@ def vector_work(layers: Layers) -> VectorWork:
     word_in, word_out = layers.activation_bits / 8, layers.output_bits / 8
     input_words = np.where(depthwise, layers.vector_ops, layers.input_words)
     return VectorWork(
-        lane_cycles=layers.vector_ops * np.ceil(layers.activation_bits / LANE_BITS),
+        lane_cycles=layers.vector_ops / layers.steps * np.ceil(layers.activation_bits / LANE_BITS),
+        steps=layers.steps.astype(np.float64),
         repeat=layers.repeat.astype(np.float64),
-        dram_once=layers.input_words * layers.groups * word_in
-        + layers.output_words * word_out
-        + layers.parameter_bytes,
+        dram_activations=layers.input_words * layers.groups * word_in
+        + layers.output_words * word_out,
+        dram_parameters=layers.operand_bytes + layers.bias_bytes + layers.gather_bytes,
         sram_inputs=input_words * word_in,
-        sram_weights=layers.parameter_bytes,
+        sram_weights=layers.operand_bytes + layers.bias_bytes,
         sram_outputs=layers.output_words * word_out,
     )
 
@@ -237,7 +261,18 @@ def array_costs(work: ArrayWork, machine: Machines, design: Design) -> RowCosts:
         dataflow, design.double_plane, fr * fc, stream, machine.rows, machine.columns,
         chunks,
     )
-    compute *= work.groups
+    compute *= work.runs
+    if design.skips_zeros:
+        compute = np.ceil(compute)
+    pass_fetches = 1.0
+    if work.along.any() or work.across.any():
+        pass_fetches = sliding.pass_fetches(
+            dataflow,
+            work.overlap,
+            machine.per_row,
+            machine.per_column,
+            machine.half_input / work.input_word_bytes,
+        )
     inputs, weights = systolic.dram_refetches(
         dataflow,
         work.input_bytes,
@@ -248,10 +283,19 @@ def array_costs(work: ArrayWork, machine: Machines, design: Design) -> RowCosts:
         fr,
         fc,
         chunks,
+        pass_fetches,
     )
+    if (work.steps > 1).any():
+        inputs = inputs * systolic.step_refetches(work.steps, work.dram_inputs, machine.half_input)
+        weights = weights * systolic.step_refetches(
+            work.steps, work.dram_weights, machine.half_weight
+        )
     dram = work.dram_inputs * inputs
+    dram += work.dram_outputs
+    if design.activations_on_chip:
+        dram *= work.dram_inputs + work.dram_outputs > 2 * machine.half_input
     dram += work.dram_weights * weights
-    dram += work.dram_once
+    dram += work.dram_biases
     dram_cycles = np.ceil(dram * machine.cycles_per_dram_byte)
     sram = systolic.sram_traffic(
         dataflow,
@@ -281,13 +325,17 @@ def streaming_cycles(work: ArrayWork, machine: Machines) -> np.ndarray:
     fr = systolic.ceil_ratio(work.mapped_rows, machine.per_row)
     fc = systolic.ceil_ratio(work.mapped_columns, machine.per_column)
     passes = systolic.passes(machine.multiplier, work.weight_bits, work.activation_bits)
-    return fr * fc * np.ceil(work.mapped_stream * passes) * work.groups
+    return fr * fc * np.ceil(work.mapped_stream * passes) * work.runs
 
 
-def vector_costs(work: VectorWork, machine: Machines) -> RowCosts:
+def vector_costs(work: VectorWork, machine: Machines, design: Design) -> RowCosts:
     """Costs of rows on the vector unit: max(operations / lanes, DRAM, SRAM ports)."""
-    compute = np.ceil(work.lane_cycles / machine.lanes)
-    dram_cycles = np.ceil(work.dram_once * machine.cycles_per_dram_byte)
+    compute = np.ceil(work.lane_cycles / machine.lanes) * work.steps
+    dram = work.dram_activations
+    if design.activations_on_chip:
+        dram = dram * (dram > 2 * machine.half_input)
+    dram = dram + work.dram_parameters
+    dram_cycles = np.ceil(dram * machine.cycles_per_dram_byte)
     sram_cycles = np.ceil(
         np.maximum(
             work.sram_inputs / machine.input_port_bytes,
@@ -299,45 +347,9 @@ def vector_costs(work: VectorWork, machine: Machines) -> RowCosts:
         dram_cycles=dram_cycles,
         sram_cycles=sram_cycles,
         cycles=np.maximum(np.maximum(compute, dram_cycles), sram_cycles) * work.repeat,
-        dram_bytes=work.dram_once * work.repeat,
+        dram_bytes=dram * work.repeat,
         sram_input_bytes=work.sram_inputs * work.repeat,
         sram_weight_bytes=work.sram_weights * work.repeat,
         sram_output_bytes=work.sram_outputs * work.repeat,
-        busy=work.lane_cycles * work.repeat,
+        busy=work.lane_cycles * work.steps * work.repeat,
     )
-
-
-def edge_work(layers: Layers, rows: np.ndarray, design: Design) -> EdgeWork:
-    """Columns of the rows at the indices `rows`, a network's first or last ones."""
-    return EdgeWork(
-        on_array=runs_on_array(layers, design.depthwise_on)[rows],
-        m=layers.m[rows].astype(np.float64),
-        k=layers.k[rows].astype(np.float64),
-        n=layers.n[rows].astype(np.float64),
-        input_words=layers.input_words[rows].astype(np.float64),
-        output_words=layers.output_words[rows].astype(np.float64),
-        weight_bytes=layers.weight_bits[rows] / 8,
-        input_bytes=layers.activation_bits[rows] / 8,
-        output_bytes=layers.output_bits[rows] / 8,
-    )
-
-
-def fill_cycles(first: EdgeWork, machine: Machines, design: Design) -> np.ndarray:
-    """Cycles until the first tile of operands of a network's first row has come from DRAM."""
-    tile = systolic.first_tile(
-        design.dataflow, first.m, first.k, first.n, machine.rows, machine.columns
-    )
-    inputs = np.where(first.on_array, np.minimum(tile.inputs, first.input_words), first.input_words)
-    weights = np.where(first.on_array, tile.weights, 0.0)
-    size = np.minimum(inputs * first.input_bytes, machine.half_input)
-    size += np.minimum(weights * first.weight_bytes, machine.half_weight)
-    return np.ceil(size * machine.cycles_per_dram_byte)
-
-
-def drain_cycles(last: EdgeWork, machine: Machines, design: Design) -> np.ndarray:
-    """Cycles until the last tile of outputs of a network's last row has gone to DRAM."""
-    tile = systolic.first_tile(
-        design.dataflow, last.m, last.k, last.n, machine.rows, machine.columns
-    )
-    outputs = np.where(last.on_array, tile.outputs, last.output_words) * last.output_bytes
-    return np.ceil(np.minimum(outputs, machine.half_output) * machine.cycles_per_dram_byte)

@@ -42,6 +42,11 @@ STYLES = {
 }
 
 
+# Skipping zeros of no pattern, both assumed: elements with more non-zeros than the mean are waited
+# for, and each finds its next non-zero among the next eight weights at most.
+SKIP_IMBALANCE, SKIP_FLOOR = 0.25, 1 / 8
+
+
 class Extents(NamedTuple):
     """A product as a dataflow sees it."""
 
@@ -86,6 +91,25 @@ def passes(unit: Multiplier, weight_bits, activation_bits):
     return weight_steps * np.ceil(activation_bits / unit.activation_bits) / unit.units
 
 
+def structured_depth(k, nm_n, nm_m):
+    """K that is multiplied where an element takes N of every M weights: ceil(K·N/M); K without a
+    pattern (M = 0)."""
+    return np.where(nm_m > 0, np.ceil(k * nm_n / np.maximum(nm_m, 1)), k)
+
+
+def unstructured_share(density, nm_m):
+    """Share of the cycles left where zeros of no pattern are skipped, max(d·(1 + imbalance), floor)
+    and at most 1; 1 for rows with a pattern (M > 0), which `structured_depth` shortens."""
+    share = np.clip(density * (1 + SKIP_IMBALANCE), SKIP_FLOOR, 1.0)
+    return np.where(nm_m > 0, 1.0, share)
+
+
+def step_refetches(steps, size, half):
+    """How often an operand that every sequential step uses comes from DRAM: once if all of it fits
+    half of its SRAM, else every step."""
+    return np.where(size <= half, 1.0, steps)
+
+
 def accumulator_chunks(dataflow: str, mapped: Extents, columns, half_sram_output_bytes):
     """Pieces that the stream is cut into so that the live partial sums fit the accumulators.
 
@@ -128,27 +152,28 @@ def sram_traffic(dataflow: str, inputs, weights, outputs, fr, fc, chunks=1.0) ->
 
 def dram_refetches(
     dataflow: str, input_size, weight_size, weight_strip_size, half_input, half_weight, fr, fc,
-    chunks=1.0,
+    chunks=1.0, pass_fetches=1.0,
 ):
     """How often each operand crosses DRAM: (input times, weight times), with double buffering.
 
     An operand that fits half of its SRAM crosses once; else once per fold of the other extent. In
     output-stationary order, all row folds of one strip of weights, K·min(C, N), run in a row, so
     the weights cross once if a strip fits. Chunks of the stream fit more easily, but bring the
-    stationary operand again.
+    stationary operand again. Inputs that do not fit cross `pass_fetches` times in each pass where
+    their windows overlap (`sliding.pass_fetches`).
     """
     if dataflow == "os":
         return (
-            np.where(input_size <= half_input, 1.0, fc),
+            np.where(input_size <= half_input, 1.0, fc * pass_fetches),
             np.where(weight_strip_size <= half_weight, 1.0, fr),
         )
     if dataflow == "ws":
         return (
-            np.where(input_size <= half_input * chunks, 1.0, fc),
+            np.where(input_size <= half_input * chunks, 1.0, fc * pass_fetches),
             np.where(weight_size <= half_weight, 1.0, chunks),
         )
     return (
-        np.where(input_size <= half_input, 1.0, chunks),
+        np.where(input_size <= half_input, 1.0, chunks * pass_fetches),
         np.where(weight_size <= half_weight * chunks, 1.0, fc),
     )
 

@@ -15,6 +15,8 @@ class Windows(NamedTuple):
     kernel_width: int
     out_height: int
     out_width: int
+    stride_height: int
+    stride_width: int
     touched: int  # input pixels that any window covers
 
 
@@ -25,36 +27,47 @@ def windows_of(
     kernel: int | tuple[int, int],
     stride: int | tuple[int, int],
     padding: str | int,
+    dilation: int | tuple[int, int] = 1,
 ) -> Windows:
     """The windows of row `name` over its input. Padding "same" gives ceil(size / stride) outputs,
-    an integer pads both sides, "valid" none.
+    an integer pads both sides, "valid" none. Dilation d reads every d-th word of a window.
 
     Raises ValueError for sizes that are not positive integers, an unknown padding, and a kernel
-    larger than the padded input.
+    larger (dilation included) than the padded input.
     """
     kernels = _pair(name, "kernel", kernel)
     strides = _pair(name, "stride", stride)
+    dilations = _pair(name, "dilation", dilation)
     outs, touched = [], []
-    for axis, size, kernel_size, step in zip(
-        ("height", "width"), (height, width), kernels, strides, strict=True
+    for axis, size, kernel_size, step, spread in zip(
+        ("height", "width"), (height, width), kernels, strides, dilations, strict=True
     ):
+        extent = (kernel_size - 1) * spread + 1
         if padding == "same":
             out = -(-size // step)
-            before = max(0, (out - 1) * step + kernel_size - size) // 2
+            before = max(0, (out - 1) * step + extent - size) // 2
         else:
             before = _padding(name, padding)
-            if kernel_size > size + 2 * before:
+            if extent > size + 2 * before:
                 raise ValueError(
-                    f"row {name!r}: kernel {kernel_size} is larger than the padded {axis} "
+                    f"row {name!r}: kernel {extent} is larger than the padded {axis} "
                     f"{size + 2 * before}; use a smaller kernel or padding='same'"
                 )
-            out = (size + 2 * before - kernel_size) // step + 1
-        starts = np.arange(out) * step - before
-        ends = np.minimum(starts + kernel_size, size)
-        starts = np.maximum(starts, np.concatenate([[0], ends[:-1]]))  # count an overlap once
+            out = (size + 2 * before - extent) // step + 1
         outs.append(out)
-        touched.append(int(np.maximum(ends - starts, 0).sum()))
-    return Windows(*kernels, *outs, touched[0] * touched[1])
+        touched.append(_touched(size, out, step, kernel_size, spread, before))
+    return Windows(*kernels, *outs, *strides, touched[0] * touched[1])
+
+
+def _touched(size: int, out: int, step: int, kernel: int, spread: int, before: int) -> int:
+    """Words of one axis that any of its `out` windows reads."""
+    starts = np.arange(out) * step - before
+    if spread > 1:
+        reads = (starts[:, None] + np.arange(kernel) * spread).ravel()
+        return len(np.unique(reads[(reads >= 0) & (reads < size)]))
+    ends = np.minimum(starts + kernel, size)
+    starts = np.maximum(starts, np.concatenate([[0], ends[:-1]]))  # count an overlap once
+    return int(np.maximum(ends - starts, 0).sum())
 
 
 def _pair(name: str, field: str, value: int | tuple[int, int]) -> tuple[int, int]:

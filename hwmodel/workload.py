@@ -1,287 +1,86 @@
 """Workloads: what a network asks of a machine, one row per layer, many networks in one table.
 
-A row is either a matrix product (`groups` products of M x K x N, the batch inside M), a depthwise
-convolution (the same, with N = 1 and a choice of engine), or vector work (operations and words).
-Constructors turn a layer's own dimensions into a `Row`; `Layers` holds rows as flat columns with
-network offsets, so that a thousand networks are priced by the same few array operations as one.
+A row is a matrix product (`groups` products of M x K x N, the batch inside M), a depthwise
+convolution (the same, with a choice of engine), a product of two activations, a mixture's experts,
+or vector work (operations and words). Constructors turn a layer's own dimensions into a `Row`, or a
+list of them; `Layers` holds rows as flat columns with network offsets, so that a thousand networks
+are priced by the same few array operations as one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hwmodel.windows import require_positive, windows_of
+from hwmodel.compound import attention, expert_loads, gru, lstm, mixture_of_experts
+from hwmodel.layer_row import (
+    ATTENTION,
+    BIAS_BITS,
+    COLUMNS,
+    DEPTHWISE,
+    EXPERTS,
+    PRODUCT,
+    REAL_COLUMNS,
+    VECTOR,
+    Row,
+)
+from hwmodel.operations import (
+    conv,
+    dense,
+    depthwise,
+    elementwise,
+    embedding,
+    normalization,
+    pool,
+    transposed_conv,
+)
 
-PRODUCT, DEPTHWISE, VECTOR = 0, 1, 2
-MAX_BITS = 32
-MAX_COUNT = 2**53
-BIAS_BITS = 32  # biases and normalization parameters are added to 32-bit accumulators
+if TYPE_CHECKING:
+    import keras
 
-
-class Row(NamedTuple):
-    """One layer. Words and operations are for the whole batch; see the column notes in `Layers`."""
-
-    name: str
-    kind: int
-    batch: int
-    m: int
-    k: int
-    n: int
-    groups: int
-    input_words: int
-    output_words: int
-    vector_ops: int
-    params: int
-    weight_bits: int
-    activation_bits: int
-    output_bits: int
-    repeat: int
-
-
-COLUMNS = Row._fields[1:]
-# What grows in proportion to the batch; everything else belongs to the layer alone.
-_BATCHED = ("m", "input_words", "output_words", "vector_ops")
-
-
-def conv(
-    name: str,
-    *,
-    height: int,
-    width: int,
-    in_channels: int,
-    out_channels: int,
-    kernel: int | tuple[int, int],
-    batch: int = 1,
-    stride: int | tuple[int, int] = 1,
-    padding: str | int = "same",
-    groups: int = 1,
-    bias: bool = False,
-    weight_bits: int = 8,
-    activation_bits: int = 8,
-    output_bits: int | None = None,
-    repeat: int = 1,
-) -> Row:
-    """A 2-D convolution as `groups` products of (B·OH·OW) x (kh·kw·Cin/g) x (Cout/g).
-
-    OH = floor((H + 2p - kh) / s) + 1, or ceil(H / s) for `padding="same"`; `height` and `width`
-    are the input's. Raises ValueError for sizes that are not positive integers, channels that
-    `groups` does not divide, and a kernel larger than its padded input.
-    """
-    sizes = require_positive(
-        name,
-        batch=batch,
-        height=height,
-        width=width,
-        in_channels=in_channels,
-        out_channels=out_channels,
-        groups=groups,
-    )
-    for field in ("in_channels", "out_channels"):
-        if sizes[field] % groups:
-            raise ValueError(
-                f"row {name!r}: {field} {sizes[field]} is not a multiple of groups {groups}; "
-                "choose groups that divide both channel counts"
-            )
-    window = windows_of(name, height, width, kernel, stride, padding)
-    m = batch * window.out_height * window.out_width
-    k = window.kernel_height * window.kernel_width * (in_channels // groups)
-    weights = k * out_channels
-    return _row(
-        name,
-        PRODUCT,
-        batch=batch,
-        m=m,
-        k=k,
-        n=out_channels // groups,
-        groups=groups,
-        input_words=batch * window.touched * (in_channels // groups),
-        output_words=m * out_channels,
-        params=weights + (out_channels if bias else 0),
-        weight_bits=weight_bits,
-        activation_bits=activation_bits,
-        output_bits=output_bits,
-        repeat=repeat,
-    )
-
-
-def depthwise(
-    name: str,
-    *,
-    height: int,
-    width: int,
-    channels: int,
-    kernel: int | tuple[int, int],
-    batch: int = 1,
-    stride: int | tuple[int, int] = 1,
-    padding: str | int = "same",
-    bias: bool = False,
-    weight_bits: int = 8,
-    activation_bits: int = 8,
-    output_bits: int | None = None,
-    repeat: int = 1,
-) -> Row:
-    """A depthwise convolution: `channels` products with K = kh·kw and N = 1, or B·OH·OW·C·kh·kw
-    vector operations where the accelerator runs it on its vector unit. Raises as `conv` does."""
-    require_positive(name, batch=batch, height=height, width=width, channels=channels)
-    window = windows_of(name, height, width, kernel, stride, padding)
-    m = batch * window.out_height * window.out_width
-    k = window.kernel_height * window.kernel_width
-    return _row(
-        name,
-        DEPTHWISE,
-        batch=batch,
-        m=m,
-        k=k,
-        n=1,
-        groups=channels,
-        input_words=batch * window.touched,
-        output_words=m * channels,
-        vector_ops=m * k * channels,
-        params=k * channels + (channels if bias else 0),
-        weight_bits=weight_bits,
-        activation_bits=activation_bits,
-        output_bits=output_bits,
-        repeat=repeat,
-    )
-
-
-def dense(
-    name: str,
-    *,
-    in_features: int,
-    out_features: int,
-    batch: int = 1,
-    bias: bool = False,
-    weight_bits: int = 8,
-    activation_bits: int = 8,
-    output_bits: int | None = None,
-    repeat: int = 1,
-) -> Row:
-    """A fully connected layer: one product of B x in x out. Raises as `conv` does."""
-    require_positive(name, batch=batch, in_features=in_features, out_features=out_features)
-    return _row(
-        name,
-        PRODUCT,
-        batch=batch,
-        m=batch,
-        k=in_features,
-        n=out_features,
-        input_words=batch * in_features,
-        output_words=batch * out_features,
-        params=in_features * out_features + (out_features if bias else 0),
-        weight_bits=weight_bits,
-        activation_bits=activation_bits,
-        output_bits=output_bits,
-        repeat=repeat,
-    )
-
-
-def pool(
-    name: str,
-    *,
-    height: int,
-    width: int,
-    channels: int,
-    kernel: int | tuple[int, int],
-    batch: int = 1,
-    stride: int | tuple[int, int] | None = None,
-    padding: str | int = "valid",
-    activation_bits: int = 8,
-    output_bits: int | None = None,
-    repeat: int = 1,
-) -> Row:
-    """Maximum or average pooling: one vector operation per word of each window.
-
-    `stride` is the kernel's size unless given. Global pooling is a kernel of (height, width).
-    Raises as `conv` does.
-    """
-    require_positive(name, batch=batch, height=height, width=width, channels=channels)
-    window = windows_of(name, height, width, kernel, kernel if stride is None else stride, padding)
-    outputs = batch * window.out_height * window.out_width * channels
-    return _row(
-        name,
-        VECTOR,
-        batch=batch,
-        input_words=batch * window.touched * channels,
-        output_words=outputs,
-        vector_ops=outputs * window.kernel_height * window.kernel_width,
-        activation_bits=activation_bits,
-        output_bits=output_bits,
-        repeat=repeat,
-    )
-
-
-def elementwise(
-    name: str,
-    *,
-    elements: int,
-    n_inputs: int = 2,
-    batch: int = 1,
-    activation_bits: int = 8,
-    output_bits: int | None = None,
-    repeat: int = 1,
-) -> Row:
-    """Combine `n_inputs` tensors of `elements` words per example into one, word by word.
-
-    max(1, n_inputs - 1) vector operations a word: one for an activation function, one for an
-    addition of two tensors. Raises as `conv` does.
-    """
-    require_positive(name, batch=batch, elements=elements, n_inputs=n_inputs)
-    return _row(
-        name,
-        VECTOR,
-        batch=batch,
-        input_words=batch * elements * n_inputs,
-        output_words=batch * elements,
-        vector_ops=batch * elements * max(1, n_inputs - 1),
-        activation_bits=activation_bits,
-        output_bits=output_bits,
-        repeat=repeat,
-    )
-
-
-def normalization(
-    name: str,
-    *,
-    elements: int,
-    channels: int,
-    batch: int = 1,
-    activation_bits: int = 8,
-    output_bits: int | None = None,
-    repeat: int = 1,
-) -> Row:
-    """Normalization at inference, not folded into its neighbours: a multiply and an add a word.
-
-    Counts the 2·channels trained parameters (scale and offset). Raises as `conv` does.
-    """
-    require_positive(name, batch=batch, elements=elements, channels=channels)
-    return _row(
-        name,
-        VECTOR,
-        batch=batch,
-        input_words=batch * elements,
-        output_words=batch * elements,
-        vector_ops=2 * batch * elements,
-        params=2 * channels,
-        activation_bits=activation_bits,
-        output_bits=output_bits,
-        repeat=repeat,
-    )
-
+__all__ = [
+    "ATTENTION",
+    "BIAS_BITS",
+    "COLUMNS",
+    "DEPTHWISE",
+    "EXPERTS",
+    "PRODUCT",
+    "VECTOR",
+    "Layers",
+    "Row",
+    "attention",
+    "conv",
+    "dense",
+    "depthwise",
+    "elementwise",
+    "embedding",
+    "gru",
+    "lstm",
+    "mixture_of_experts",
+    "normalization",
+    "pool",
+    "transposed_conv",
+]
 
 class Layers:
     """Rows of one or many networks as columns of one length.
 
-    Integer arrays, all of shape [n_rows] (int64, so that counts past 2**24 stay exact):
-    `kind` (`PRODUCT`, `DEPTHWISE` or `VECTOR`), `batch`, `m`, `k`, `n` (of one product), `groups`
-    (products), `input_words` (touched, of one product; of the whole row where it is vector work),
-    `output_words`, `vector_ops` (if the row runs on the vector unit), `row_params_once` (of one
-    repeat),
-    `weight_bits`, `activation_bits`, `output_bits`, `repeat` (how often the layer is run, each time
-    with its own weights). `names` is an object array [n_rows]; `offsets` [n_networks + 1] says that
+    Arrays of shape [n_rows], int64 so that counts past 2**24 stay exact:
+    `kind` (`PRODUCT`, `DEPTHWISE`, `VECTOR`, `ATTENTION`, `EXPERTS`), `batch`, `m`, `k`, `n` (of
+    one product), `groups` (independent products), `steps` (parts of M, or of the vector work, that
+    wait for each other, with the same weights), `input_words` (touched, of one product and one
+    step; of the whole row where it is vector work), `output_words`, `vector_ops` (if the row runs
+    on the vector unit), `gather_bytes` (read from DRAM at random), `weights` (stored at
+    `weight_bits`), `row_params_once` (all parameters stored, `weights` included; 0 for a further
+    call of a shared layer), `bias_words` (read at 32 bits: biases, scales),
+    `weight_bits` (of the second operand), `activation_bits`, `output_bits`, `nm_n` and `nm_m` (N
+    non-zero weights in every M; 0 without such a pattern), `kernel_height`, `kernel_width` and
+    `out_height` (of a convolution; 1 of any other row), `repeat` (how often the layer is run,
+    each time with its own weights). Columns of one repeat, but for `repeat`.
+    Float64: `density` (share of the weights that is not zero), `imbalance` (load of an expert
+    over the mean). `names` is an object array [n_rows]; `offsets` [n_networks + 1] says that
     network i owns rows offsets[i]:offsets[i + 1].
     """
 
@@ -294,28 +93,67 @@ class Layers:
         self.k = columns["k"]
         self.n = columns["n"]
         self.groups = columns["groups"]
+        self.steps = columns["steps"]
         self.input_words = columns["input_words"]
         self.output_words = columns["output_words"]
         self.vector_ops = columns["vector_ops"]
+        self.gather_bytes = columns["gather_bytes"]
+        self.weights = columns["weights"]
         self.row_params_once = columns["params"]
+        self.bias_words = columns["bias_words"]
         self.weight_bits = columns["weight_bits"]
         self.activation_bits = columns["activation_bits"]
         self.output_bits = columns["output_bits"]
+        self.density = columns["density"]
+        self.nm_n = columns["nm_n"]
+        self.nm_m = columns["nm_m"]
+        self.imbalance = columns["imbalance"]
+        self.kernel_height = columns["kernel_height"]
+        self.kernel_width = columns["kernel_width"]
+        self.out_height = columns["out_height"]
         self.repeat = columns["repeat"]
         self._columns = columns
 
     @classmethod
-    def from_rows(cls, rows: Iterable[Row]) -> Layers:
-        """One network from its rows, in the order they run. Raises ValueError for none."""
-        rows = list(rows)
+    def from_rows(cls, rows: Iterable[Row | Sequence[Row]]) -> Layers:
+        """One network from its rows, or lists of rows, in the order they run. Raises ValueError for
+        none."""
+        rows = [row for each in rows for row in ([each] if isinstance(each, Row) else each)]
         if not rows:
             raise ValueError("a network needs at least one row, got none; build rows with "
                              "hwmodel.workload.conv, dense, pool, ...")
-        table = np.array([row[1:] for row in rows], dtype=np.int64)  # [n_rows, n_columns]
+        # Floats are exact too: `layer_row.make_row` admits no count past 2**53.
+        table = np.array([row[1:] for row in rows], dtype=np.float64)  # [n_rows, n_columns]
         names = np.empty(len(rows), dtype=object)
         names[:] = [row.name for row in rows]
-        columns = {field: table[:, i].copy() for i, field in enumerate(COLUMNS)}
+        columns = {
+            field: table[:, i].astype(np.float64 if field in REAL_COLUMNS else np.int64)
+            for i, field in enumerate(COLUMNS)
+        }
         return cls(names, columns, np.array([0, len(rows)], dtype=np.int64))
+
+    @classmethod
+    def from_keras(
+        cls,
+        model: keras.Model,
+        batch: int = 1,
+        *,
+        weight_bits: int = 8,
+        activation_bits: int = 8,
+        skip: Sequence[str] = (),
+    ) -> Layers:
+        """The network of a Keras 3 model; see `hwmodel.from_keras.rows_of`."""
+        from hwmodel.from_keras import rows_of
+
+        return cls.from_rows(
+            rows_of(
+                model,
+                batch,
+                weight_bits=weight_bits,
+                activation_bits=activation_bits,
+                skip=skip,
+            )
+        )
 
     @classmethod
     def concat(cls, many: Sequence[Layers]) -> Layers:
@@ -368,11 +206,37 @@ class Layers:
         return np.add.reduceat(self.row_params, self.offsets[:-1])
 
     @property
+    def stored_weight_bits(self) -> np.ndarray:
+        """[n_rows] bits that a weight takes, zeros squeezed out.
+
+        N:M: N/M·(wb + ceil(log2 M)), the place of each non-zero in its group of M (Mishra et al.,
+        arXiv 2104.08378). Any other density d: d·wb + 1, a bit map (Gondimalla et al., MICRO 2019).
+        Never more than wb, what it takes with the zeros.
+        """
+        place_bits = np.ceil(np.log2(np.maximum(self.nm_m, 1)))
+        squeezed = np.where(
+            self.nm_m > 0,
+            self.density * (self.weight_bits + place_bits),
+            self.density * self.weight_bits + 1,
+        )
+        return np.minimum(squeezed, self.weight_bits)
+
+    @property
     def parameter_bytes(self) -> np.ndarray:
-        """[n_rows] stored parameters per repeat: product weights at `weight_bits`, others at 32."""
-        weights = self.k * self.n * self.groups
-        others = self.row_params_once - weights
-        return (weights * self.weight_bits + others * BIAS_BITS) / 8
+        """[n_rows] stored parameters per repeat: weights as squeezed, others at 32 bits."""
+        others = self.row_params_once - self.weights
+        return (self.weights * self.stored_weight_bits + others * BIAS_BITS) / 8
+
+    @property
+    def bias_bytes(self) -> np.ndarray:
+        """[n_rows] biases and scales that one repeat reads."""
+        return self.bias_words * (BIAS_BITS / 8)
+
+    @property
+    def operand_bytes(self) -> np.ndarray:
+        """[n_rows] second operands of one repeat, each once: the weights in use, or an attention
+        product's other activations."""
+        return self.k * self.n * self.groups * self.stored_weight_bits / 8
 
     def as_networks(self) -> Layers:
         """The same rows, each as a network of its own."""
@@ -410,9 +274,29 @@ class Layers:
             )
         batch = np.broadcast_to(batch.astype(np.int64), self.n_networks)[self.network_of_row]
         columns = dict(self._columns, batch=batch)
-        for field in _BATCHED:
-            columns[field] = self._columns[field] // self.batch * batch
+        experts, attends = self.kind == EXPERTS, self.kind == ATTENTION
+        for field, scaled in (
+            ("m", ~attends & ~experts),
+            ("groups", attends),
+            ("input_words", ~attends & ~experts),
+            *((field, slice(None)) for field in ("output_words", "vector_ops", "gather_bytes")),
+        ):
+            columns[field] = columns[field].copy()
+            columns[field][scaled] = (columns[field] // self.batch * batch)[scaled]
+        if experts.any():
+            self._spread_experts(columns, np.flatnonzero(experts))
         return Layers(self.names, columns, self.offsets)
+
+    def _spread_experts(self, columns: dict[str, np.ndarray], rows: np.ndarray) -> None:
+        """Set the products of mixtures' `rows` in `columns`, whose outputs are set already."""
+        k, n = self.k[rows], self.n[rows]
+        in_use, load = expert_loads(
+            columns["output_words"][rows] // n, self.weights[rows] // (k * n), self.imbalance[rows]
+        )
+        columns["bias_words"] = columns["bias_words"].copy()
+        columns["bias_words"][rows] = self.bias_words[rows] // self.groups[rows] * in_use
+        columns["groups"][rows], columns["m"][rows] = in_use, load
+        columns["input_words"][rows] = load * k
 
     def folded(self) -> Layers:
         """Merge equal rows of each network by summing their repeats; every price stays the same.
@@ -438,25 +322,3 @@ class Layers:
     def _rows(self, rows: np.ndarray, offsets: np.ndarray) -> Layers:
         columns = {field: column[rows] for field, column in self._columns.items()}
         return Layers(self.names[rows], columns, offsets)
-
-
-def _row(name: str, kind: int, *, activation_bits, output_bits, repeat, weight_bits=8, **counts):
-    output_bits = activation_bits if output_bits is None else output_bits
-    bits = {
-        "weight_bits": weight_bits,
-        "activation_bits": activation_bits,
-        "output_bits": output_bits,
-    }
-    for field, value in require_positive(name, **bits).items():
-        if value > MAX_BITS:
-            raise ValueError(f"row {name!r}: {field} must be 1 to {MAX_BITS}, got {value!r}")
-    require_positive(name, repeat=repeat)
-    row = dict(m=0, k=0, n=0, groups=1, vector_ops=0, params=0) | counts
-    macs = row["m"] * row["k"] * row["n"] * row["groups"]
-    largest = repeat * max(macs, row["vector_ops"], row["input_words"], row["output_words"])
-    if largest > MAX_COUNT:
-        raise ValueError(
-            f"row {name!r}: {largest} operations or words are past 2**53, where counts stop being "
-            "exact; use smaller sizes or split the row"
-        )
-    return Row(name=name, kind=kind, repeat=repeat, **bits, **row)

@@ -9,9 +9,11 @@ from search_spaces.space import Choices, Decision, Space
 FAMILIES = {"cell": cell}
 
 
-def joint(family: str) -> Space:
-    """Network, bit-widths, batch sizes and accelerator, in one space."""
-    return FAMILIES[family].SPACE + precision.SPACE + training.SPACE + hardware.SPACE
+def joint(family: str, accelerators: str = "systolic") -> Space:
+    """Network, bit-widths, batch sizes and accelerator, in one space; `accelerators` is a family of
+    `hardware.FAMILIES`."""
+    chosen = hardware.FAMILIES[accelerators].space
+    return FAMILIES[family].SPACE + precision.SPACE + training.SPACE + chosen
 
 
 __all__ = ["FAMILIES", "Choices", "Decision", "Space", "joint"]

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from hwmodel import DEVICES, Configs, device
-from hwmodel.config import FIELDS
 
 GOOD = DEVICES["systolic-edge-16"].parameters
 
@@ -23,7 +22,7 @@ def test_slices_masks_indices_and_concat_agree():
     assert len(configs[2]) == 1
     assert configs.take([4, 0, 0]).rows.tolist() == [5, 1, 1]
     joined = Configs.concat([configs[:2], configs[2:]])
-    for field in FIELDS:
+    for field in Configs.FIELDS:
         assert getattr(joined, field).tolist() == getattr(configs, field).tolist()
     with pytest.raises(ValueError, match="empty sequence"):
         Configs.concat([])
@@ -32,7 +31,7 @@ def test_slices_masks_indices_and_concat_agree():
 @pytest.mark.parametrize("name", DEVICES)
 def test_devices_round_trip_and_have_provenance(name):
     assert device(name).row(0) == DEVICES[name].parameters
-    assert set(DEVICES[name].parameters) == set(FIELDS)
+    assert set(DEVICES[name].parameters) == set(DEVICES[name].configs.FIELDS)
     assert f"{device(name).technology_nm[0]} nm" in DEVICES[name].provenance
 
 
@@ -52,7 +51,7 @@ def test_an_unknown_device_is_answered_with_the_nearest():
         ("dram_bandwidth", -1.0, "got -1.0"),
         ("dataflow", "rs", "dataflow must be one of os, ws, is, got 'rs'"),
         ("multiplier", ["fixed8", "fp8"], "got 'fp8' at configuration 1"),
-        ("technology_nm", 5, "must be one of 45, 28, got 5"),
+        ("technology_nm", 5, "must be one of 65, 45, 28, 16, 14, 8, 7, got 5"),
         ("double_weight_plane", 2, "must be True or False, got 2"),
         ("vector_lanes", "many", "vector_lanes must be numbers"),
         ("rows", [[1, 2]], "shape [1, 2]"),
@@ -67,6 +66,13 @@ def test_bad_parameters_are_refused(field, value, message):
 def test_unequal_lengths_are_refused():
     with pytest.raises(ValueError, match="each of the 3 configurations"):
         Configs(**{**GOOD, "rows": [1, 2, 3], "columns": [1, 2]})
+
+
+def test_unknown_and_missing_parameters_are_named():
+    with pytest.raises(ValueError, match="unknown parameter 'row'; did you mean 'rows'"):
+        Configs(**GOOD, row=3)
+    with pytest.raises(ValueError, match="a systolic accelerator needs columns, clock_hz"):
+        Configs(**{k: v for k, v in GOOD.items() if k not in ("columns", "clock_hz")})
 
 
 def test_an_unknown_field_is_named():

@@ -10,29 +10,15 @@ import pytest
 from hwmodel import systolic
 from hwmodel.config import DATAFLOWS, MULTIPLIERS
 from hwmodel.systolic import STYLES, ceil_ratio
-from hwmodel.workload import conv
 
 GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "data" / "systolic_golden.csv.gz"
-# The simulator keeps a read buffer as 100 sets of whole words, half of them active.
-SIMULATOR_SETS = 100
 
 
 @pytest.fixture(scope="module")
 def golden() -> pd.DataFrame:
     if not GOLDEN.exists():
         pytest.skip(f"{GOLDEN.name} is not at ../shared/data; see the README on data")
-    runs = pd.read_csv(GOLDEN).rename(columns={"R": "rows", "Ccol": "columns"})
-    runs["touched"] = [touched_words(run) for run in runs.itertuples()]
-    runs["k_by_k"] = (runs.kind == "conv") & (runs.f_h > 1)
-    return runs
-
-
-def touched_words(run) -> int:
-    if run.kind == "gemm":
-        return run.M * run.K
-    return conv(run.layer, height=run.ifm_h, width=run.ifm_w, in_channels=run.C_in,
-                out_channels=run.N_filt, kernel=(run.f_h, run.f_w), stride=run.stride,
-                padding="valid").input_words
+    return pd.read_csv(GOLDEN).rename(columns={"R": "rows", "Ccol": "columns"})
 
 
 def folds_of(runs: pd.DataFrame, dataflow: str):
@@ -40,32 +26,6 @@ def folds_of(runs: pd.DataFrame, dataflow: str):
     fr = ceil_ratio(mapped.rows, 1 / runs["rows"].to_numpy())
     fc = ceil_ratio(mapped.columns, 1 / runs["columns"].to_numpy())
     return mapped, fr, fc
-
-
-def active_words(sram_kb: pd.Series) -> np.ndarray:
-    """The simulator's half of a read buffer, in whole sets; it refills as soon as it is full."""
-    return (sram_kb * 1024 // SIMULATOR_SETS * (SIMULATOR_SETS // 2)).to_numpy(float)
-
-
-def walked_strip_words(strips: list[int], n_folds: int, active: int) -> int:
-    """Output-stationary weights as the simulator fetches them, strip after strip.
-
-    Each strip passes once per row fold. Where a refill falls inside the first pass, the words of
-    the strip before it are gone, and the second pass brings them again.
-    """
-    total = filled = 0
-    for strip in strips:
-        if strip >= active:
-            total += strip * n_folds
-            filled = (filled + strip * n_folds) % active
-        elif filled + strip < active:
-            total += strip
-            filled += strip
-        else:
-            again = active - filled if n_folds > 1 else 0
-            total += strip + again
-            filled = filled + strip + again - active
-    return total
 
 
 @pytest.mark.parametrize("dataflow", DATAFLOWS)
@@ -91,53 +51,6 @@ def test_sram_words_of_every_golden_row_are_exact(golden, dataflow):
     np.testing.assert_array_equal(words.weights, runs.fl_sram_rd)
     if dataflow != "os":  # the simulator miscounts its output-stationary writes
         np.testing.assert_array_equal(words.outputs, runs.of_sram_wr)
-
-
-@pytest.mark.parametrize("dataflow", DATAFLOWS)
-def test_dram_words_of_golden_products_and_1x1_convolutions_are_exact(golden, dataflow):
-    """At unlimited bandwidth: with a limit the simulator also counts words it prefetched and never
-    used."""
-    runs = golden[(golden.dataflow == dataflow) & (golden.bw_mode == "CALC") & ~golden.k_by_k]
-    assert len(runs) > 290
-    _, fr, fc = folds_of(runs, dataflow)
-    input_words = runs.touched.to_numpy(float)
-    weight_words = (runs.K * runs.N).to_numpy(float)
-    inputs, weights = systolic.dram_refetches(
-        dataflow,
-        input_words,
-        weight_words,
-        (runs.K * np.minimum(runs["columns"], runs.N)).to_numpy(float),
-        active_words(runs.sram_if_kb) - 1,
-        active_words(runs.sram_fl_kb) - 1,
-        fr,
-        fc,
-    )
-    np.testing.assert_array_equal(input_words * inputs, runs.if_dram_rd)
-    weights = weight_words * weights
-    if dataflow != "os":
-        np.testing.assert_array_equal(weights, runs.fl_dram_rd)
-    else:
-        # The formula lets refills fall between strips of weights. The simulator's may fall inside
-        # one, and a narrow last strip may fit where the others do not.
-        active = active_words(runs.sram_fl_kb)
-        strip = runs.K * np.minimum(runs["columns"], runs.N)
-        narrow = (runs.N % runs["columns"] > 0) & (strip >= active) & (fc > 1)
-        straddled = (weight_words >= active) & (strip < active)
-        plain = ((fr == 1) | ~(straddled | narrow)).to_numpy()
-        assert plain.mean() > 0.8
-        np.testing.assert_array_equal(weights[plain], runs.fl_dram_rd[plain])
-        walked = [
-            walked_strip_words(
-                [run.K * len(tile) for tile in tiles(run.N, run.columns)], n_folds, words
-            )
-            for run, n_folds, words in zip(runs.itertuples(), fr, active, strict=True)
-        ]
-        np.testing.assert_array_equal(walked, runs.fl_dram_rd)
-    # The simulator has no accumulators: every partial sum goes out, and where the sums overflow
-    # half of the buffer the last burst is padded to a whole line of columns.
-    sums = systolic.sram_traffic(dataflow, 0.0, 0.0, runs.M * runs.N, fr, fc).outputs
-    padding = np.where(sums > runs.sram_of_kb * 512, runs["columns"] - 1, 0)
-    np.testing.assert_array_equal(sums + padding, runs.of_dram_wr)
 
 
 SHAPES = [(1, 1, 1), (3, 4, 5), (7, 2, 9), (5, 11, 3), (8, 8, 8), (13, 6, 1)]

@@ -2,16 +2,27 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from hwmodel import Configs, device, price, price_layers, systolic
+from hwmodel.config import DATAFLOWS
+from hwmodel.layer_row import DRAM_BURST_BYTES
 from hwmodel.workload import (
     COLUMNS,
     Layers,
+    attention,
     conv,
     dense,
     depthwise,
     elementwise,
+    embedding,
+    gru,
+    lstm,
+    mixture_of_experts,
     normalization,
     pool,
+    transposed_conv,
 )
 
 
@@ -141,3 +152,249 @@ def test_bad_tables_are_refused():
         two_networks().with_batch(np.array([1, 2, 3]))
     with pytest.raises(ValueError, match="positive integers, got 0"):
         two_networks().with_batch(0)
+
+
+def test_dilated_windows_by_walking_them():
+    cases = [(9, 3, 2, 1), (12, 3, 3, 2), (7, 2, 5, 1), (20, 5, 2, 6)]
+    for size, kernel, dilation, stride in cases:
+        n_out = (size - (kernel - 1) * dilation - 1) // stride + 1
+        touched = {i * stride + tap * dilation for i in range(n_out) for tap in range(kernel)}
+        row = conv("c", height=size, width=size, in_channels=1, out_channels=1, kernel=kernel,
+                   stride=stride, dilation=dilation, padding="valid")
+        assert (row.m, row.input_words) == (n_out**2, len(touched) ** 2)
+
+
+def test_transposed_convolution_multiplies_every_pixel_by_the_whole_kernel_once():
+    row = transposed_conv("t", batch=2, height=5, width=4, in_channels=3, out_channels=7,
+                          kernel=(4, 2), stride=2, bias=True)
+    assert row.m * row.k * row.n == 2 * 5 * 4 * 3 * 4 * 2 * 7
+    assert row.output_words == 2 * 10 * 8 * 7
+    assert row.params == 3 * 8 * 7 + 7
+    valid = transposed_conv("t", height=5, width=4, in_channels=1, out_channels=1, kernel=(4, 2),
+                            stride=(2, 3), padding="valid")
+    assert valid.output_words == (4 * 2 + 4) * (3 * 3 + 3)
+    with pytest.raises(ValueError, match="'t': padding must be 'same' or 'valid', got 3"):
+        transposed_conv("t", height=5, width=4, in_channels=1, out_channels=1, kernel=2, stride=2,
+                        padding=3)
+
+
+def test_embedding_reads_bursts_whatever_the_vocabulary():
+    def of(vocabulary, features, weight_bits=8):
+        return Layers.from_rows([embedding("e", batch=3, lookups=5, vocabulary=vocabulary,
+                                           features=features, weight_bits=weight_bits)])
+
+    small, large = of(10, 16), of(10**6, 16)
+    assert small.gather_bytes[0] == large.gather_bytes[0] == 15 * DRAM_BURST_BYTES
+    assert of(10, 100).gather_bytes[0] == 15 * 100
+    assert of(10, 300, 4).gather_bytes[0] == 15 * 150
+    assert (small.macs[0], large.params[0]) == (0, 16 * 10**6)
+    cheap, dear = (price(each, device("systolic-edge-16")) for each in (small, large))
+    assert cheap.dram_bytes.item() == dear.dram_bytes.item() == 15 * (DRAM_BURST_BYTES + 16)
+    assert (dear.peak_memory_bytes - cheap.peak_memory_bytes).item() == 16 * (10**6 - 10)
+
+
+def test_recurrent_layers_are_their_gates_products_step_by_step():
+    whole, step, gates = lstm("l", steps=7, in_features=5, units=3, batch=2)
+    assert (whole.m, whole.k, whole.n, whole.steps) == (14, 5, 12, 1)
+    assert (step.m // step.steps, step.k, step.n, step.steps) == (2, 3, 12, 7)
+    assert gates.vector_ops == 10 * 2 * 7 * 3
+    assert whole.params + step.params == 12 * (5 + 3 + 1)
+    _, *steps, _ = gru("g", steps=7, in_features=5, units=3, reset_after=False)
+    assert [(row.n, row.steps) for row in steps] == [(6, 7), (3, 7)]
+    after = gru("g", steps=7, in_features=5, units=3)
+    assert sum(row.params for row in after) == 9 * (5 + 3 + 2)
+
+
+def test_steps_wait_for_each_other_and_keep_weights_that_fit():
+    """A recurrent product costs T small ones; the same product at once fills the array."""
+    layer = lstm("l", steps=50, in_features=64, units=64)
+    fits = price_layers(Layers.from_rows(layer), device("systolic-edge-16"))
+    step = fits.set_index("layer").loc["l.recurrent"]
+    alone = Layers.from_rows([dense("d", in_features=64, out_features=256)])
+    config = Configs(**device("systolic-edge-16").row(0) | {"dram_bandwidth": 1e15})
+    sequential = price_layers(Layers.from_rows(layer), config).set_index("layer").cycles
+    edges = 2  # a word of fill and of drain
+    assert sequential["l.recurrent"] == 50 * (price(alone, config).cycles.item() - edges)
+    assert step.dram_bytes == 64 * 256 + 64 + 64
+    small = Configs(**device("systolic-edge-16").row(0) | {"sram_weight_bytes": 2 * 64 * 256 - 2})
+    spilled = price_layers(Layers.from_rows(layer), small).set_index("layer")
+    assert spilled.dram_bytes["l.recurrent"] == 50 * 64 * 256 + 64 + 64
+    assert spilled.dram_bytes["l.input"] == fits.set_index("layer").dram_bytes["l.input"]
+
+
+def test_attention_counts_as_published():
+    """Vaswani et al.: projections 4·S·D², scores and context 2·S²·D."""
+    network = Layers.from_rows([attention("a", batch=3, sequence=10, features=64, heads=8)])
+    assert network.macs[0] == 3 * (4 * 10 * 64**2 + 2 * 10**2 * 64)
+    assert network.params[0] == 4 * 64**2
+    softmax = network.vector_ops[network.names == "a.softmax"]
+    assert softmax == 5 * 3 * 8 * 10**2
+    with pytest.raises(ValueError, match="'a': features 10 is not a multiple of heads 4"):
+        attention("a", sequence=3, features=10, heads=4)
+
+
+def test_a_batch_of_attention_is_more_products_not_taller_ones():
+    def of(batch):
+        return Layers.from_rows([attention("a", batch=batch, sequence=10, features=64, heads=8)])
+
+    same_as_built(of(2).with_batch(6), of(6))
+    scores = of(2).names == "a.scores"
+    assert (of(2).m[scores], of(2).groups[scores]) == (10, 16)
+    assert of(2).parameter_bytes[scores] == 0
+    # Queries, keys and scores are in memory at once, and no weights.
+    [alone] = price(of(2).as_networks(), device("systolic-edge-16")).peak_memory_bytes[scores, 0]
+    assert alone == 2 * (10 * 64 + 10 * 64 + 8 * 10 * 10)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 64])
+def test_experts_in_use_move_and_all_are_stored(batch):
+    def of(batch):
+        return Layers.from_rows([mixture_of_experts(
+            "m", batch=batch, features=32, hidden=64, experts=16, active=2, imbalance=1.5,
+            bias=True)])
+
+    network = of(batch)
+    up = network.names == "m.up"
+    in_use = min(16, 2 * batch)
+    assert network.groups[up] == in_use
+    assert network.m[up] == -(-2 * batch * 3 // (2 * in_use))
+    assert network.operand_bytes[up] == in_use * 32 * 64
+    assert network.parameter_bytes[up] == 16 * (32 * 64 + 4 * 64)
+    assert network.params[0] == 32 * 16 + 16 * (2 * 32 * 64 + 32 + 64)
+    same_as_built(of(1).with_batch(batch), network)
+
+
+def same_as_built(batched: Layers, built: Layers) -> None:
+    for field in COLUMNS:
+        assert batched._columns[field].tolist() == built._columns[field].tolist(), field
+
+
+def test_sparse_weights_take_less_room_never_more():
+    def bits(**sparsity):
+        row = dense("d", in_features=64, out_features=8, **sparsity)
+        layers = Layers.from_rows([row])
+        assert layers.parameter_bytes == layers.operand_bytes == 512 * (
+            layers.stored_weight_bits / 8
+        )
+        return layers.stored_weight_bits.item()
+
+    assert bits() == bits(density=1.0) == 8
+    assert bits(nm=(2, 4)) == 2 / 4 * (8 + 2)
+    assert bits(nm=(1, 16), weight_bits=4) == (4 + 4) / 16
+    assert bits(density=0.25) == 8 / 4 + 1
+    assert bits(density=0.99) == 8
+    assert bits(nm=(3, 4), weight_bits=1) == 1
+
+
+def test_zeros_save_time_only_where_they_are_skipped():
+    plain = device("systolic-edge-16").row(0) | {"dram_bandwidth": 1e15, "dataflow": "os"}
+    dense_machine = Configs(**plain)
+    skipping = Configs(**plain | {"skips_zeros": True})
+
+    def cycles(config, **sparsity):
+        row = dense("d", batch=16, in_features=640, out_features=16, **sparsity)
+        return price(Layers.from_rows([row]), config).cycles.item() - 2  # less fill and drain
+
+    whole = 640 + 16 + 16 - 2
+    for sparsity in ({}, dict(nm=(1, 4)), dict(density=0.2)):
+        assert cycles(dense_machine, **sparsity) == whole
+    assert cycles(skipping) == whole
+    assert cycles(skipping, nm=(1, 4)) == 160 + 16 + 16 - 2
+    expected = np.ceil(whole * 0.2 * (1 + systolic.SKIP_IMBALANCE))
+    assert cycles(skipping, density=0.2) == expected
+    assert cycles(skipping, density=1e-3) == np.ceil(whole * systolic.SKIP_FLOOR)
+    assert cycles(skipping, density=0.95) == whole
+
+
+sizes = st.integers(1, 24)
+sparsities = st.one_of(
+    st.just({}),
+    st.floats(1e-3, 1).map(lambda d: dict(density=d)),
+    st.integers(1, 16).flatmap(lambda m: st.integers(1, m).map(lambda n: dict(nm=(n, m)))),
+)
+
+
+@st.composite
+def compound_networks(draw):
+    batch, steps, features, units, heads, experts = (draw(sizes) for _ in range(6))
+    ways = dict(batch=batch, weight_bits=draw(st.integers(1, 16)), repeat=draw(st.integers(1, 3)),
+                activation_bits=draw(st.integers(1, 16)), **draw(sparsities))
+    return Layers.from_rows([
+        embedding("table", vocabulary=draw(st.integers(1, 10**5)), features=features,
+                  lookups=steps, **ways),
+        lstm("lstm", steps=steps, in_features=features, units=units,
+             return_sequences=draw(st.booleans()), **ways),
+        gru("gru", steps=steps, in_features=units, units=features, bias=draw(st.booleans()),
+            reset_after=draw(st.booleans()), **ways),
+        attention("attention", sequence=steps, features=features, heads=heads,
+                  head_size=draw(sizes), memory=draw(st.one_of(st.none(), sizes)), **ways),
+        mixture_of_experts("experts", features=features, hidden=units, experts=experts,
+                           active=draw(st.integers(1, experts)), tokens=steps,
+                           imbalance=draw(st.floats(1, 4)), **ways),
+        transposed_conv("up", height=draw(sizes), width=draw(sizes), in_channels=features,
+                        out_channels=units, kernel=draw(st.integers(1, 5)),
+                        stride=draw(st.integers(1, 4)), **ways),
+    ])
+
+
+@settings(max_examples=60, deadline=None)
+@given(compound_networks(), st.integers(0, 2**32 - 1), st.booleans())
+def test_compound_rows_have_sane_prices(network, seed, skips_zeros):
+    rng = np.random.default_rng(seed)
+    config = Configs(
+        rows=rng.integers(1, 80, 30),
+        columns=rng.integers(1, 80, 30),
+        dataflow=rng.choice(DATAFLOWS, 30),
+        sram_input_bytes=2 ** rng.integers(8, 21, 30),
+        sram_weight_bytes=2 ** rng.integers(8, 21, 30),
+        sram_output_bytes=2 ** rng.integers(8, 21, 30),
+        dram_bandwidth=rng.uniform(1e8, 1e12, 30),
+        clock_hz=5e8,
+        double_weight_plane=rng.random(30) < 0.5,
+        skips_zeros=skips_zeros,
+    )
+    cost = price(network, config)
+    for values in (cost.cycles, cost.energy_j, cost.dram_bytes, cost.sram_bytes):
+        assert np.isfinite(values).all() and (values > 0).all()
+    np.testing.assert_array_equal(cost.cycles, np.floor(cost.cycles))
+    assert ((cost.utilization >= 0) & (cost.utilization <= 1)).all()
+    moved = network.operand_bytes + network.bias_bytes + network.gather_bytes
+    assert (cost.dram_bytes >= (moved * network.repeat).sum() * (1 - 1e-12)).all()
+    folded, doubled = network.folded(), network.with_batch(2 * network.batch[0])
+    np.testing.assert_array_equal(price(folded, config).cycles, cost.cycles)
+    assert doubled.params.tolist() == network.params.tolist()
+    assert (price(doubled, config).cycles >= cost.cycles).all()
+    pairs = Layers.concat([network] * 30)
+    np.testing.assert_array_equal(price(pairs, config, "paired").cycles, cost.cycles[0])
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(density=0), "density must be above 0 and at most 1, got 0"),
+        (dict(density=1.5), "got 1.5"),
+        (dict(density=float("nan")), "got nan"),
+        (dict(density="half"), "got 'half'"),
+        (dict(nm=(4, 2)), "1 <= N <= M, N non-zeros in every M, got (4, 2)"),
+        (dict(nm=(0, 4)), "got (0, 4)"),
+        (dict(nm=4), "got 4"),
+        (dict(nm=(2, 4), density=0.5), "give one of them"),
+        (dict(units=0), "units must be a positive integer, got 0"),
+        (dict(steps=-2), "steps must be a positive integer, got -2"),
+        (dict(weight_bits=40), "weight_bits must be 1 to 32, got 40"),
+    ],
+)
+def test_bad_recurrent_layers_and_sparsities_are_refused(options, message):
+    with pytest.raises(ValueError) as error:
+        lstm("bad", **dict(steps=3, in_features=4, units=5) | options)
+    assert message in str(error.value) and "row 'bad" in str(error.value)
+
+
+def test_bad_experts_and_weights_where_there_are_none_are_refused():
+    good = dict(features=4, hidden=8, experts=4, active=2)
+    with pytest.raises(ValueError, match="active must be at most the number of experts 4, got 5"):
+        mixture_of_experts("m", **good | dict(active=5))
+    with pytest.raises(ValueError, match=r"imbalance must be 1 or more, got 0\.5"):
+        mixture_of_experts("m", **good, imbalance=0.5)
+    with pytest.raises(ValueError, match="row 'p': weight_bits is 4, but the row has no weights"):
+        pool("p", height=4, width=4, channels=2, kernel=2, weight_bits=4)

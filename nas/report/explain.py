@@ -27,6 +27,7 @@ BOUNDS = {  # what sets a layer's cycles -> in words
 }
 COMPONENTS = {
     "arithmetic": "arithmetic",
+    "register": "registers",
     "sram": "on-chip SRAM",
     "dram": "DRAM",
     "leakage": "leakage",
