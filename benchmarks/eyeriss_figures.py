@@ -14,9 +14,20 @@ from hwmodel.workload import conv
 
 ALEXNET = Layers.from_rows(
     [
-        conv(name, height=size, width=size, in_channels=inputs, out_channels=outputs, kernel=kernel,
-             stride=stride, padding=padding, groups=groups, batch=4, weight_bits=16,
-             activation_bits=16)
+        conv(
+            name,
+            height=size,
+            width=size,
+            in_channels=inputs,
+            out_channels=outputs,
+            kernel=kernel,
+            stride=stride,
+            padding=padding,
+            groups=groups,
+            batch=4,
+            weight_bits=16,
+            activation_bits=16,
+        )
         for name, size, inputs, outputs, kernel, stride, padding, groups in (
             ("C1", 227, 3, 96, 11, 4, "valid", 1),
             ("C2", 27, 96, 256, 5, 1, 2, 2),
@@ -35,9 +46,7 @@ ALEXNET_DRAM_MB = np.array([5.0, 4.0, 3.0, 2.1, 1.3])
 
 def eyeriss_alexnet() -> tuple[Cost, spatial.Configs]:
     """Each layer as a network of its own, on a chip that meets that layer's zeros."""
-    chips = spatial.Configs(
-        **device("eyeriss").row(0) | {"activation_density": 1 - ALEXNET_ZEROS}
-    )
+    chips = spatial.Configs(**device("eyeriss").row(0) | {"activation_density": 1 - ALEXNET_ZEROS})
     return price(ALEXNET, chips, "paired"), chips
 
 
@@ -50,8 +59,9 @@ def eyeriss() -> Iterator[tuple[str, str, str]]:
     """Lines of `hardware_model.py`."""
     cost, chips = eyeriss_alexnet()
     errors = cost.latency_s * 1e3 / ALEXNET_MS - 1
-    layers = ", ".join(f"{name} {100 * error:+.1f}" for name, error in
-                       zip(ALEXNET.names, errors, strict=True))
+    layers = ", ".join(
+        f"{name} {100 * error:+.1f}" for name, error in zip(ALEXNET.names, errors, strict=True)
+    )
     yield (
         "Eyeriss AlexNet, latency of each layer",
         f"mean error {100 * np.abs(errors).mean():.1f} % ({layers})",

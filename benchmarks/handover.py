@@ -193,8 +193,10 @@ def main() -> None:
     for label, ours, other, values in compared:
         if values is not None:
             error = np.array(values) / ours - 1
-            print(f"{label}, {other}: mean absolute difference {np.abs(error).mean():.2%}, "
-                  f"mean {error.mean():+.2%}, largest {np.abs(error).max():.2%}")
+            print(
+                f"{label}, {other}: mean absolute difference {np.abs(error).mean():.2%}, "
+                f"mean {error.mean():+.2%}, largest {np.abs(error).max():.2%}"
+            )
 
 
 if __name__ == "__main__":

@@ -87,8 +87,9 @@ def nas_bench_201_latencies() -> Iterator[Line]:
             found.append(spearmanr(predicted, seconds[possible])[0])
         means[column], worst[column] = np.mean(found), np.min(found)
     least = min(worst, key=worst.get)
-    devices = ", ".join(f"{name.removeprefix('latency_ms_')} {value:.3f}"
-                        for name, value in means.items())
+    devices = ", ".join(
+        f"{name.removeprefix('latency_ms_')} {value:.3f}" for name, value in means.items()
+    )
     yield (
         f"NAS-Bench-201, {N_CELLS} cells, mean of {DRAWS} draws, {len(columns)} devices",
         f"Spearman {np.mean(list(means.values())):.3f}; worst draw of the worst device "

@@ -58,12 +58,19 @@ def random_network(rng: np.random.Generator) -> Layers:
             rows.append(depthwise(f"{cell}.dw", **at, channels=channels, kernel=3, **bits()))
             kernel = 1
         rows.append(
-            conv(f"{cell}.conv", **at, in_channels=channels, out_channels=out, kernel=kernel,
-                 **bits())
+            conv(
+                f"{cell}.conv",
+                **at,
+                in_channels=channels,
+                out_channels=out,
+                kernel=kernel,
+                **bits(),
+            )
         )
         if rng.random() < 0.3:
-            rows.append(pool(f"{cell}.pool", **at, channels=out, kernel=3, stride=1,
-                             padding="same"))
+            rows.append(
+                pool(f"{cell}.pool", **at, channels=out, kernel=3, stride=1, padding="same")
+            )
         rows.append(elementwise(f"{cell}.add", elements=size * size * out))
         channels = out
     rows.append(pool("gap", height=size, width=size, channels=channels, kernel=size))
@@ -114,8 +121,10 @@ def main() -> None:
     options = parser.parse_args()
     rng = np.random.default_rng(0)
     networks = Layers.concat([random_network(rng) for _ in range(1000)])
-    print(f"{'pairing':8}{'networks':>9}{'configs':>9}{'pairs':>13}{'layer-configs':>15}"
-          f"{'seconds':>9}{'per second':>12}{'peak MB':>9}")
+    print(
+        f"{'pairing':8}{'networks':>9}{'configs':>9}{'pairs':>13}{'layer-configs':>15}"
+        f"{'seconds':>9}{'per second':>12}{'peak MB':>9}"
+    )
     for pairing, n_networks, n_configs in [("grid", *size) for size in SIZES] + [
         ("paired", PAIRS, PAIRS)
     ]:
@@ -127,8 +136,11 @@ def main() -> None:
         layer_configs = len(layers) * pairs // n_networks
         elapsed = median_seconds(partial(price_all, layers, configs, pairing), options.repeats)
         peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(f"{pairing:8}{n_networks:>9,}{n_configs:>9,}{pairs:>13,}{layer_configs:>15,}"
-              f"{elapsed:>9.3f}{layer_configs / elapsed:>12.3g}{peak_mb:>9.0f}", flush=True)
+        print(
+            f"{pairing:8}{n_networks:>9,}{n_configs:>9,}{pairs:>13,}{layer_configs:>15,}"
+            f"{elapsed:>9.3f}{layer_configs / elapsed:>12.3g}{peak_mb:>9.0f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -33,16 +33,33 @@ def mnasnet(record: dict) -> Layers:
     rows = [conv("stem", height=224, width=224, in_channels=3, out_channels=32, kernel=3, stride=2)]
     size, channels = 112, 32
     for block, (out, first_stride) in enumerate(zip(CHANNELS, STRIDES, strict=True)):
-        expansion, kernel, depth, squeeze = (int(record[f"block{block}_{x}"])
-                                             for x in ("e", "k", "l", "se"))
+        expansion, kernel, depth, squeeze = (
+            int(record[f"block{block}_{x}"]) for x in ("e", "k", "l", "se")
+        )
         for layer in range(depth):
             name, middle = f"{block}.{layer}", channels * expansion
             stride = first_stride if layer == 0 else 1
             if expansion > 1:
-                rows.append(conv(f"{name}.expand", height=size, width=size, in_channels=channels,
-                                 out_channels=middle, kernel=1))
-            rows.append(depthwise(f"{name}.depthwise", height=size, width=size, channels=middle,
-                                  kernel=kernel, stride=stride))
+                rows.append(
+                    conv(
+                        f"{name}.expand",
+                        height=size,
+                        width=size,
+                        in_channels=channels,
+                        out_channels=middle,
+                        kernel=1,
+                    )
+                )
+            rows.append(
+                depthwise(
+                    f"{name}.depthwise",
+                    height=size,
+                    width=size,
+                    channels=middle,
+                    kernel=kernel,
+                    stride=stride,
+                )
+            )
             size = -(-size // stride)
             words = size * size * middle
             if squeeze:
@@ -52,8 +69,16 @@ def mnasnet(record: dict) -> Layers:
                     dense(f"{name}.excite", in_features=channels // 4, out_features=middle),
                     elementwise(f"{name}.scale", elements=words),
                 ]
-            rows.append(conv(f"{name}.project", height=size, width=size, in_channels=middle,
-                             out_channels=out, kernel=1))
+            rows.append(
+                conv(
+                    f"{name}.project",
+                    height=size,
+                    width=size,
+                    in_channels=middle,
+                    out_channels=out,
+                    kernel=1,
+                )
+            )
             if stride == 1 and channels == out:
                 rows.append(elementwise(f"{name}.add", elements=size * size * out))
             channels = out
@@ -81,32 +106,53 @@ def nas_bench_201(cells: pandas.Series) -> tuple[Layers, np.ndarray]:
     )
 
 
-def _relu_conv(name: str, size: int, inputs: int, outputs: int, kernel: int, stride: int = 1,
-               repeat: int = 1) -> list:
+def _relu_conv(
+    name: str, size: int, inputs: int, outputs: int, kernel: int, stride: int = 1, repeat: int = 1
+) -> list:
     out = size // stride
     return [
         elementwise(f"{name}.relu", elements=size * size * inputs, n_inputs=1, repeat=repeat),
-        conv(f"{name}.conv", height=size, width=size, in_channels=inputs, out_channels=outputs,
-             kernel=kernel, stride=stride, repeat=repeat),
-        normalization(f"{name}.norm", elements=out * out * outputs, channels=outputs,
-                      repeat=repeat),
+        conv(
+            f"{name}.conv",
+            height=size,
+            width=size,
+            in_channels=inputs,
+            out_channels=outputs,
+            kernel=kernel,
+            stride=stride,
+            repeat=repeat,
+        ),
+        normalization(
+            f"{name}.norm", elements=out * out * outputs, channels=outputs, repeat=repeat
+        ),
     ]
 
 
 def _cell_network(ops: dict[str, int]) -> Layers:
-    rows = [conv("stem", height=32, width=32, in_channels=3, out_channels=16, kernel=3),
-            normalization("stem.norm", elements=32 * 32 * 16, channels=16)]
+    rows = [
+        conv("stem", height=32, width=32, in_channels=3, out_channels=16, kernel=3),
+        normalization("stem.norm", elements=32 * 32 * 16, channels=16),
+    ]
     for stage in range(3):
         size, width = 32 >> stage, 16 << stage
         words = size * size * width
         if stage:
             rows += _relu_conv(f"{stage}.a", 2 * size, width // 2, width, 3, stride=2)
             rows += _relu_conv(f"{stage}.b", size, width, width, 3)
-            rows += [pool(f"{stage}.pool", height=2 * size, width=2 * size, channels=width // 2,
-                          kernel=2),
-                     conv(f"{stage}.shortcut", height=size, width=size, in_channels=width // 2,
-                          out_channels=width, kernel=1),
-                     elementwise(f"{stage}.sum", elements=words)]
+            rows += [
+                pool(
+                    f"{stage}.pool", height=2 * size, width=2 * size, channels=width // 2, kernel=2
+                ),
+                conv(
+                    f"{stage}.shortcut",
+                    height=size,
+                    width=size,
+                    in_channels=width // 2,
+                    out_channels=width,
+                    kernel=1,
+                ),
+                elementwise(f"{stage}.sum", elements=words),
+            ]
         for op, count in ops.items():
             repeat, name = CELLS_PER_STAGE * count, f"{stage}.{op}"
             if not count or op == "skip_connect":
@@ -114,14 +160,28 @@ def _cell_network(ops: dict[str, int]) -> Layers:
             if op == "none":
                 rows.append(elementwise(name, elements=words, n_inputs=1, repeat=repeat))
             elif op == "avg_pool_3x3":
-                rows.append(pool(name, height=size, width=size, channels=width, kernel=3, stride=1,
-                                 padding="same", repeat=repeat))
+                rows.append(
+                    pool(
+                        name,
+                        height=size,
+                        width=size,
+                        channels=width,
+                        kernel=3,
+                        stride=1,
+                        padding="same",
+                        repeat=repeat,
+                    )
+                )
             else:
                 rows += _relu_conv(name, size, width, width, int(op[-1]), repeat=repeat)
-        rows += [elementwise(f"{stage}.node2", elements=words, repeat=CELLS_PER_STAGE),
-                 elementwise(f"{stage}.node3", elements=words, n_inputs=3, repeat=CELLS_PER_STAGE)]
-    rows += [normalization("head.norm", elements=8 * 8 * 64, channels=64),
-             elementwise("head.relu", elements=8 * 8 * 64, n_inputs=1),
-             pool("head.mean", height=8, width=8, channels=64, kernel=8),
-             dense("head.classes", in_features=64, out_features=10)]
+        rows += [
+            elementwise(f"{stage}.node2", elements=words, repeat=CELLS_PER_STAGE),
+            elementwise(f"{stage}.node3", elements=words, n_inputs=3, repeat=CELLS_PER_STAGE),
+        ]
+    rows += [
+        normalization("head.norm", elements=8 * 8 * 64, channels=64),
+        elementwise("head.relu", elements=8 * 8 * 64, n_inputs=1),
+        pool("head.mean", height=8, width=8, channels=64, kernel=8),
+        dense("head.classes", in_features=64, out_features=10),
+    ]
     return Layers.from_rows(rows)

@@ -32,7 +32,12 @@ WORDS = [*READS, "of_dram_wr"]
 def mapped_product(run) -> MappedProduct:
     """One row of the simulator's runs, SRAMs of one-byte words."""
     return MappedProduct(
-        run.dataflow, run.M, run.K, run.N, run.R, run.Ccol,
+        run.dataflow,
+        run.M,
+        run.K,
+        run.N,
+        run.R,
+        run.Ccol,
         *(1024 * size for size in (run.sram_if_kb, run.sram_fl_kb, run.sram_of_kb)),
     )
 
@@ -67,7 +72,12 @@ def unlimited_words(run) -> tuple[float, float, float]:
         return words
     return words._replace(
         inputs=window_fetches(
-            run.dataflow, window, run.C_in, run.R, run.Ccol, mapped.folds[1],
+            run.dataflow,
+            window,
+            run.C_in,
+            run.R,
+            run.Ccol,
+            mapped.folds[1],
             active_words(mapped.input_sram) - 1,
         )
     )
@@ -135,8 +145,9 @@ def priced_inputs(run) -> float:
 def limited_figures(runs: pd.DataFrame) -> Iterator[Line]:
     products = [mapped_product(run) for run in runs.itertuples()]
     insides = [inside_of(run) for run in runs.itertuples()]
-    words = np.array([limited_dram_words(*each)
-                      for each in zip(products, runs.bw_words, insides, strict=True)])
+    words = np.array(
+        [limited_dram_words(*each) for each in zip(products, runs.bw_words, insides, strict=True)]
+    )
     window = runs.window.to_numpy()
     reads = (words[:, :2] == runs[READS].to_numpy()).all(axis=1)
     writes = relative_errors(words[:, 2], runs.of_dram_wr)
@@ -153,8 +164,9 @@ def limited_figures(runs: pd.DataFrame) -> Iterator[Line]:
         "of all words",
         "3 %",
     )
-    cycles = np.array([total_cycles(*each)
-                       for each in zip(products, runs.bw_words, insides, strict=True)])
+    cycles = np.array(
+        [total_cycles(*each) for each in zip(products, runs.bw_words, insides, strict=True)]
+    )
     simulated = runs.total_cycles.to_numpy() + 1  # the index of the last cycle
     errors = relative_errors(cycles, simulated)
     yield (
@@ -189,19 +201,37 @@ SIDE = 1024  # of a program's square layers, whole tiles of weights
 
 def program_layers(name: str) -> Layers:
     program = PROGRAMS[name]
-    return Layers.from_rows([
-        dense(name, in_features=SIDE, out_features=SIDE, batch=program.batch,
-              activation_bits=program.activation_bits, repeat=round(program.weights / SIDE**2))
-    ])
+    return Layers.from_rows(
+        [
+            dense(
+                name,
+                in_features=SIDE,
+                out_features=SIDE,
+                batch=program.batch,
+                activation_bits=program.activation_bits,
+                repeat=round(program.weights / SIDE**2),
+            )
+        ]
+    )
 
 
 def cnn0_layers() -> Layers:
     """8M weights used 2,888 times each: 8 boards of 19 x 19, 3 x 3 kernels."""
     repeat = round(8e6 / (9 * 256 * 256))
-    return Layers.from_rows([
-        conv("CNN0", height=19, width=19, in_channels=256, out_channels=256, kernel=3, batch=8,
-             repeat=repeat)
-    ])
+    return Layers.from_rows(
+        [
+            conv(
+                "CNN0",
+                height=19,
+                width=19,
+                in_channels=256,
+                out_channels=256,
+                kernel=3,
+                batch=8,
+                repeat=repeat,
+            )
+        ]
+    )
 
 
 def tpu_v1() -> Iterator[Line]:
@@ -219,15 +249,26 @@ def tpu_v1() -> Iterator[Line]:
         )
     layers = cnn0_layers()
     tops = 2 * layers.macs[0] / price(layers, config).latency_s[0, 0] / 1e12
-    yield "TPU v1 CNN0", f"{tops:.1f} TOPS, published {CNN0_TOPS}, " \
-        f"{100 * abs(tops / CNN0_TOPS - 1):.1f} %", "8 %"
+    yield (
+        "TPU v1 CNN0",
+        f"{tops:.1f} TOPS, published {CNN0_TOPS}, {100 * abs(tops / CNN0_TOPS - 1):.1f} %",
+        "8 %",
+    )
 
 
 def resnet50(batch: int) -> Layers:
     """He et al., CVPR 2016, table 1, stride in the 3 x 3 convolutions."""
     rows = [
-        conv("stem", height=224, width=224, in_channels=3, out_channels=64, kernel=7, stride=2,
-             padding=3),
+        conv(
+            "stem",
+            height=224,
+            width=224,
+            in_channels=3,
+            out_channels=64,
+            kernel=7,
+            stride=2,
+            padding=3,
+        ),
         pool("pool", height=112, width=112, channels=64, kernel=3, stride=2, padding=1),
     ]
     channels, side = 64, 56
@@ -237,15 +278,40 @@ def resnet50(batch: int) -> Layers:
             name, stride = f"{stage}.{block}", 2 if stage and not block else 1
             at = dict(height=side, width=side)
             if not block:
-                rows.append(conv(f"{name}.shortcut", **at, in_channels=channels, out_channels=out,
-                                 kernel=1, stride=stride))
-            rows.append(conv(f"{name}.a", **at, in_channels=channels, out_channels=middle,
-                             kernel=1))
-            rows.append(conv(f"{name}.b", **at, in_channels=middle, out_channels=middle, kernel=3,
-                             stride=stride))
+                rows.append(
+                    conv(
+                        f"{name}.shortcut",
+                        **at,
+                        in_channels=channels,
+                        out_channels=out,
+                        kernel=1,
+                        stride=stride,
+                    )
+                )
+            rows.append(
+                conv(f"{name}.a", **at, in_channels=channels, out_channels=middle, kernel=1)
+            )
+            rows.append(
+                conv(
+                    f"{name}.b",
+                    **at,
+                    in_channels=middle,
+                    out_channels=middle,
+                    kernel=3,
+                    stride=stride,
+                )
+            )
             side //= stride
-            rows.append(conv(f"{name}.c", height=side, width=side, in_channels=middle,
-                             out_channels=out, kernel=1))
+            rows.append(
+                conv(
+                    f"{name}.c",
+                    height=side,
+                    width=side,
+                    in_channels=middle,
+                    out_channels=out,
+                    kernel=1,
+                )
+            )
             rows.append(elementwise(f"{name}.add", elements=side * side * out))
             channels = out
     rows.append(pool("average", height=side, width=side, channels=channels, kernel=side))
@@ -274,8 +340,11 @@ def scaling() -> Iterator[Line]:
     times = []
     for hidden in (0.0, 1.0):
         step_s = cluster.synchronous_step_s(
-            forward_share * one_s, (1 - forward_share) * one_s,
-            cluster.ring_all_reduce_s(32, gradients, TPU_V2_LINK), 32, overlap=hidden,
+            forward_share * one_s,
+            (1 - forward_share) * one_s,
+            cluster.ring_all_reduce_s(32, gradients, TPU_V2_LINK),
+            32,
+            overlap=hidden,
         )
         times.append(cluster.speedup(32, one_s, step_s))
     yield (
@@ -288,9 +357,11 @@ def scaling() -> Iterator[Line]:
     for hidden in (0.0, 1.0):
         steps = [
             cluster.synchronous_step_s(
-                P100_BACKWARD_S / 2, P100_BACKWARD_S,
+                P100_BACKWARD_S / 2,
+                P100_BACKWARD_S,
                 cluster.hierarchical_all_reduce_s(servers, 8, P100_GRADIENTS, P100_LINK, ETHERNET),
-                8 * servers, overlap=hidden,
+                8 * servers,
+                overlap=hidden,
             )
             for servers in (1, 32)
         ]

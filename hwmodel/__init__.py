@@ -1,13 +1,13 @@
 """What it costs to run a network on a machine: latency, energy, area, traffic, in closed form.
 
-    from hwmodel import Layers, device, price
-    from hwmodel.workload import conv, dense
+from hwmodel import Layers, device, price
+from hwmodel.workload import conv, dense
 
-    layers = Layers.from_rows([
-        conv("stem", height=32, width=32, in_channels=3, out_channels=16, kernel=3),
-        dense("head", in_features=16, out_features=10),
-    ])
-    price(layers, device("systolic-edge-16")).latency_s
+layers = Layers.from_rows([
+    conv("stem", height=32, width=32, in_channels=3, out_channels=16, kernel=3),
+    dense("head", in_features=16, out_features=10),
+])
+price(layers, device("systolic-edge-16")).latency_s
 """
 
 from hwmodel.config import Configs

@@ -51,8 +51,15 @@ PRIORS = {
     "cpu": Prior(
         1,
         "excess",
-        dict(product_mac_s=7, depthwise_mac_s=1, product_launch_s=2, vector_launch_s=3,
-             vector_op_s=1, vector_byte_s=1, fixed_s=5),
+        dict(
+            product_mac_s=7,
+            depthwise_mac_s=1,
+            product_launch_s=2,
+            vector_launch_s=3,
+            vector_op_s=1,
+            vector_byte_s=1,
+            fixed_s=5,
+        ),
     ),
     "systolic": Prior(128, "whole", _EVEN),
     "fpga": Prior(16, "excess", _EVEN),
@@ -106,8 +113,7 @@ def calibrate(
     """
     if family not in PRIORS:
         raise ValueError(
-            f"unknown family {family!r}; {nearest(family, PRIORS)}choose one of "
-            f"{', '.join(PRIORS)}"
+            f"unknown family {family!r}; {nearest(family, PRIORS)}choose one of {', '.join(PRIORS)}"
         )
     seconds = np.asarray(measured_s, dtype=np.float64)
     if seconds.shape != (layers.n_networks,):

@@ -38,9 +38,7 @@ def hierarchical_all_reduce_s(
     section 4.2, has the three phases).
     """
     inside = ring_all_reduce_s(workers_per_node, gradient_bytes, node_bandwidth, node_latency_s)
-    return inside + ring_all_reduce_s(
-        n_nodes, gradient_bytes, network_bandwidth, network_latency_s
-    )
+    return inside + ring_all_reduce_s(n_nodes, gradient_bytes, network_bandwidth, network_latency_s)
 
 
 def parameter_server_s(n_workers, gradient_bytes, bandwidth, n_shards=1):

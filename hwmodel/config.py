@@ -169,7 +169,7 @@ class Configs(ConfigTable):
 
 
 def nearest(name: str, names) -> str:
-    """"did you mean ...? " with the closest of `names`, or nothing."""
+    """ "did you mean ...? " with the closest of `names`, or nothing."""
     near = difflib.get_close_matches(str(name), list(names), n=1)
     return f"did you mean {near[0]!r}? " if near else ""
 

@@ -29,7 +29,6 @@ HBM2_PJ_PER_BYTE = 350 / 8  # 250 to 450 pJ for 64 bits (Jouppi et al., ISCA 202
 GDDR6X_PJ_PER_BYTE = 7.25 * 8  # Micron's 7.25 pJ a bit
 
 
-
 def _tpu(columns: int, dram_bandwidth: float, clock_hz: float) -> dict:
     """What the second and third TPU share."""
     return dict(
@@ -321,9 +320,7 @@ def save_device(path: str | Path, configs: ConfigTable, provenance: str) -> None
             f"a device file holds one accelerator and ends in .json, got {len(configs)} and "
             f"{str(path)!r}"
         )
-    table = {
-        "family": configs.FAMILY, "provenance": provenance, "parameters": configs.row(0)
-    }
+    table = {"family": configs.FAMILY, "provenance": provenance, "parameters": configs.row(0)}
     unfinished = path.with_suffix(".json.part")
     unfinished.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
     unfinished.replace(path)

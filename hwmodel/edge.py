@@ -194,13 +194,14 @@ def row_costs(work: Work, machine: Machines) -> RowCosts:
     register_bytes = macs / DOT_WIDTH * 2 * SUM_BYTES  # a sum is read and written a dot product
     per_cycle = work.repeat / machine.clock_hz
     arithmetic = (
-        macs * work.passes * energy.ELEMENT_PJ["fixed8"]
-        + work.vector_ops * energy.VECTOR_LANE_PJ
+        macs * work.passes * energy.ELEMENT_PJ["fixed8"] + work.vector_ops * energy.VECTOR_LANE_PJ
     )
     return RowCosts(
         seconds=np.maximum(np.maximum(compute, vector), dram) * per_cycle,
         parts={
-            "compute": compute * per_cycle, "vector": vector * per_cycle, "dram": dram * per_cycle
+            "compute": compute * per_cycle,
+            "vector": vector * per_cycle,
+            "dram": dram * per_cycle,
         },
         arithmetic_j=arithmetic * machine.scale * work.repeat,
         register_j=register_bytes * machine.register_j * work.repeat,

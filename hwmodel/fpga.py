@@ -151,9 +151,7 @@ def work_of(layers: Layers) -> Work:
 
 def engine_slices(configs: Configs) -> np.ndarray:
     """[n_configs] DSP slices of the shared engine."""
-    products = (
-        configs.filter_parallelism * configs.channel_parallelism * configs.pixel_parallelism
-    )
+    products = configs.filter_parallelism * configs.channel_parallelism * configs.pixel_parallelism
     return np.ceil(products / (PRODUCTS_PER_SLICE * configs.dsp_clock_ratio))
 
 
@@ -177,7 +175,9 @@ def machines(configs: Configs) -> Machines:
     filters, channels, pixels = (
         column.astype(np.float64)
         for column in (
-            configs.filter_parallelism, configs.channel_parallelism, configs.pixel_parallelism
+            configs.filter_parallelism,
+            configs.channel_parallelism,
+            configs.pixel_parallelism,
         )
     )
     slices_macs = configs.dsp_slices * PRODUCTS_PER_SLICE * configs.dsp_clock_ratio
@@ -263,7 +263,9 @@ def row_costs(work: Work, machine: Machines) -> RowCosts:
     return RowCosts(
         seconds=seconds * work.repeat,
         parts={
-            "compute": compute * per_cycle, "vector": vector * per_cycle, "dram": dram * per_cycle
+            "compute": compute * per_cycle,
+            "vector": vector * per_cycle,
+            "dram": dram * per_cycle,
         },
         arithmetic_j=arithmetic * machine.mac_scale,
         register_j=0.0,

@@ -75,9 +75,7 @@ def rows_of(
         if index in scales:
             words = scales[index]
             row = read[-1]
-            read[-1] = row._replace(
-                bias_words=row.bias_words + words, params=row.params + words
-            )
+            read[-1] = row._replace(bias_words=row.bias_words + words, params=row.params + words)
         rows += read if again == 1 else [row._replace(weights=0, params=0) for row in read]
     return rows
 

@@ -45,12 +45,17 @@ RATES = (
 BOUNDS = {
     "compute": ("product_mac_s", "depthwise_mac_s", "vector_op_s"),
     "dram": (
-        "product_spilled_byte_s", "depthwise_spilled_byte_s", "vector_spilled_byte_s",
+        "product_spilled_byte_s",
+        "depthwise_spilled_byte_s",
+        "vector_spilled_byte_s",
         "weight_byte_s",
     ),
     "sram": ("product_byte_s", "depthwise_byte_s", "vector_byte_s"),
     "launch": (
-        "product_launch_s", "depthwise_launch_s", "vector_launch_s", "single_vector_launch_s",
+        "product_launch_s",
+        "depthwise_launch_s",
+        "vector_launch_s",
+        "single_vector_launch_s",
     ),
 }
 REASONS = (

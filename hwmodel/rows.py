@@ -258,7 +258,12 @@ def array_costs(work: ArrayWork, machine: Machines, design: Design) -> RowCosts:
     passes = systolic.passes(machine.multiplier, work.weight_bits, work.activation_bits)
     stream = np.ceil(work.mapped_stream * passes)
     compute = systolic.compute_cycles(
-        dataflow, design.double_plane, fr * fc, stream, machine.rows, machine.columns,
+        dataflow,
+        design.double_plane,
+        fr * fc,
+        stream,
+        machine.rows,
+        machine.columns,
         chunks,
     )
     compute *= work.runs

@@ -305,16 +305,20 @@ def _skewed_inside(lanes: np.ndarray, width: int) -> list[tuple[int, int]]:
     fold = lane // width
     order = np.lexsort((lane % width, fold * lanes.shape[1] + line + lane % width))
     folds = fold[order]
-    return [(int(own[0]), int(own[-1])) for own in
-            (np.flatnonzero(folds == one) for one in range(folds.max() + 1))]
+    return [
+        (int(own[0]), int(own[-1]))
+        for own in (np.flatnonzero(folds == one) for one in range(folds.max() + 1))
+    ]
 
 
 def _stationary_inside(
     product: MappedProduct, runs: Iterable[Run], inside: np.ndarray
 ) -> Iterator[Run]:
     """The runs of lines, in places that count only the words inside."""
-    strips = [inside[left : left + product.columns].T.ravel()
-              for left in range(0, product.m, product.columns)]
+    strips = [
+        inside[left : left + product.columns].T.ravel()
+        for left in range(0, product.m, product.columns)
+    ]
     before = np.concatenate([[0], np.cumsum(np.concatenate(strips))]).tolist()
     for run in runs:
         if before[run.last + 1] > before[run.first]:

@@ -151,8 +151,16 @@ def sram_traffic(dataflow: str, inputs, weights, outputs, fr, fc, chunks=1.0) ->
 
 
 def dram_refetches(
-    dataflow: str, input_size, weight_size, weight_strip_size, half_input, half_weight, fr, fc,
-    chunks=1.0, pass_fetches=1.0,
+    dataflow: str,
+    input_size,
+    weight_size,
+    weight_strip_size,
+    half_input,
+    half_weight,
+    fr,
+    fc,
+    chunks=1.0,
+    pass_fetches=1.0,
 ):
     """How often each operand crosses DRAM: (input times, weight times), with double buffering.
 

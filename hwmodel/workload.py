@@ -64,6 +64,7 @@ __all__ = [
     "transposed_conv",
 ]
 
+
 class Layers:
     """Rows of one or many networks as columns of one length.
 
@@ -120,8 +121,10 @@ class Layers:
         none."""
         rows = [row for each in rows for row in ([each] if isinstance(each, Row) else each)]
         if not rows:
-            raise ValueError("a network needs at least one row, got none; build rows with "
-                             "hwmodel.workload.conv, dense, pool, ...")
+            raise ValueError(
+                "a network needs at least one row, got none; build rows with "
+                "hwmodel.workload.conv, dense, pool, ..."
+            )
         # Floats are exact too: `layer_row.make_row` admits no count past 2**53.
         table = np.array([row[1:] for row in rows], dtype=np.float64)  # [n_rows, n_columns]
         names = np.empty(len(rows), dtype=object)
@@ -161,9 +164,7 @@ class Layers:
         if not many:
             raise ValueError("concat needs at least one Layers, got an empty sequence")
         starts = np.cumsum([0] + [len(layers) for layers in many])
-        ends = [
-            layers.offsets[1:] + start for layers, start in zip(many, starts[:-1], strict=True)
-        ]
+        ends = [layers.offsets[1:] + start for layers, start in zip(many, starts[:-1], strict=True)]
         offsets = np.concatenate([[0], *ends]).astype(np.int64)
         columns = {
             field: np.concatenate([layers._columns[field] for layers in many]) for field in COLUMNS

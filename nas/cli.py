@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     status.add_argument("dir", metavar="DIR")
     report = command("report", run_report, "print the leaderboard; write it as a page or a table")
     report.add_argument("dirs", metavar="DIR", nargs="+")
-    report.add_argument("--top", type=int, default=10, metavar="K", help="how many rows (10)")
+    report.add_argument("--top", type=int, default=10, metavar="K", help="how many networks (10)")
     report.add_argument("--html", metavar="FILE", help="write the report to FILE")
     report.add_argument("--csv", metavar="FILE", help="write the whole leaderboard to FILE")
     export = command("export", run_export, "write a design that was trained to the end as Keras")
@@ -165,7 +165,7 @@ def show_result(run) -> None:
 
 
 def print_table(table, top: int) -> None:
-    """The first `top` rows of a leaderboard, aligned."""
+    """The best row of each of the first `top` networks of a leaderboard, aligned."""
     if not len(table):
         print("no design was trained within the constraints yet")
         return
@@ -174,7 +174,7 @@ def print_table(table, top: int) -> None:
     if len(rewards) == 1:
         columns[rewards[0]] = ("reward", "{:.4f}")
     lines = [[heading for heading, _ in columns.values()] + ["network", "bits w/a", "array"]]
-    for _, row in table.head(top).iterrows():
+    for _, row in table.drop_duplicates("trial").head(top).iterrows():
         cells = [
             form.format(row[name] * SCALES[name] if name in SCALES else row[name])
             for name, (_, form) in columns.items()

@@ -23,7 +23,16 @@ import numpy as np
 from PIL import Image
 
 CLASSES = (
-    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
 )
 FOLDER = "cifar-10-batches-bin"
 FILES = (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin")

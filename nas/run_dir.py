@@ -19,6 +19,8 @@ class RunError(ValueError):
 
 def write_whole(path: Path, text: str) -> None:
     """Write a text file under a temporary name and rename it: readers see the old or the new."""
+    if not path.parent.is_dir():
+        raise RunError(f"no directory {path.parent} to write {path.name} into")
     partial = path.with_name(path.name + ".part")
     with open(partial, "w", encoding="utf-8", newline="") as file:
         file.write(text)
@@ -59,6 +61,9 @@ class RunDir:
             raise RunError(
                 f"{self.path} exists and is not a run; name a new or empty directory with --run"
             )
+        there = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
+        if not os.access(there, os.W_OK | os.X_OK) or not there.is_dir():
+            raise RunError(f"{self.path} cannot be made: {there} is not a writable directory")
 
     def check_run(self) -> None:
         """Raise RunError unless this is a run."""

@@ -98,8 +98,10 @@ def test_sample_parts_are_balanced(sample):
 
 
 def test_sample_parts_share_no_image(sample):
-    pixels = [{image.tobytes() for image in part.x}
-              for part in (sample.train, sample.validation, sample.test)]
+    pixels = [
+        {image.tobytes() for image in part.x}
+        for part in (sample.train, sample.validation, sample.test)
+    ]
     assert len(set.union(*pixels)) == 10_000
 
 
@@ -129,7 +131,9 @@ def test_sample_is_made_again_byte_for_byte(tmp_path):
     out = tmp_path / "again.npz"
     subprocess.run(
         [sys.executable, "-m", "nas.samples.make_cifar10", str(SHARED), str(out)],
-        cwd=ROOT, check=True, capture_output=True,
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
     )
     assert out.read_bytes() == SAMPLE.read_bytes()
     assert os.listdir(tmp_path) == ["again.npz"]

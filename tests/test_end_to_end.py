@@ -27,9 +27,7 @@ def command(*arguments) -> list[str]:
 
 
 def nas_command(*arguments, cwd) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=240
-    )
+    return subprocess.run(command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=240)
 
 
 @pytest.fixture(scope="module")

@@ -36,11 +36,18 @@ def network(rng: np.random.Generator) -> Layers:
             depthwise(f"{layer}.d", **at, channels=channels, kernel=kernel),
             conv(f"{layer}.c", **at, in_channels=channels, out_channels=2 * channels, kernel=1),
             elementwise(f"{layer}.r", elements=2 * channels * size * size, n_inputs=1),
-            conv(f"{layer}.p", **at, in_channels=2 * channels, out_channels=channels,
-                 kernel=int(rng.choice([1, 3]))),
+            conv(
+                f"{layer}.p",
+                **at,
+                in_channels=2 * channels,
+                out_channels=channels,
+                kernel=int(rng.choice([1, 3])),
+            ),
         ]
-    rows += [pool("mean", height=size, width=size, channels=channels, kernel=size),
-             dense("head", in_features=channels, out_features=int(rng.choice([10, 1000])))]
+    rows += [
+        pool("mean", height=size, width=size, channels=channels, kernel=size),
+        dense("head", in_features=channels, out_features=int(rng.choice([10, 1000]))),
+    ]
     return Layers.from_rows(rows)
 
 
@@ -106,8 +113,9 @@ def test_a_row_by_hand():
     layers = Layers.from_rows(
         [conv("c", height=8, width=8, in_channels=4, out_channels=16, kernel=3, repeat=2)]
     )
-    known = Configs(product_mac_s=1e-9, product_byte_s=1e-6, product_launch_s=0.5, weight_byte_s=1,
-                    fixed_s=3)
+    known = Configs(
+        product_mac_s=1e-9, product_byte_s=1e-6, product_launch_s=0.5, weight_byte_s=1, fixed_s=3
+    )
     macs, tensors, weights = 64 * 36 * 16, 64 * 4 + 64 * 16, 36 * 16
     expected = 2 * (macs * 1e-9 + tensors * 1e-6 + 0.5 + weights) + 3
     np.testing.assert_allclose(price(layers, known).latency_s, expected)
@@ -144,8 +152,10 @@ def test_device_files_round_trip(timed, tmp_path):
         ("{", "not a device file"),
         ('{"provenance": "", "parameters": {}}', "'family'"),
         (json.dumps(dict(family="quantum", provenance="", parameters={})), "'quantum'"),
-        (json.dumps(dict(family="measured", provenance="", parameters={"fixed_s": -1})),
-         "fixed_s must be finite and not negative, got -1"),
+        (
+            json.dumps(dict(family="measured", provenance="", parameters={"fixed_s": -1})),
+            "fixed_s must be finite and not negative, got -1",
+        ),
     ],
 )
 def test_bad_device_files_are_refused_by_name(tmp_path, text, message):

@@ -83,8 +83,9 @@ def test_more_overlap_and_bandwidth_never_hurt_and_speedup_is_bounded(
 ):
     def step_s(overlap=overlap, bandwidth=bandwidth, size=size, slack=0):
         communication_s = cluster.ring_all_reduce_s(n, size, bandwidth)
-        return cluster.synchronous_step_s(forward_s, backward_s, communication_s, n,
-                                          overlap=overlap, spread=spread, slack=slack)
+        return cluster.synchronous_step_s(
+            forward_s, backward_s, communication_s, n, overlap=overlap, spread=spread, slack=slack
+        )
 
     assert np.isfinite(step_s()) and step_s() >= forward_s + backward_s
     assert step_s(overlap=1) <= step_s() <= step_s(overlap=0)

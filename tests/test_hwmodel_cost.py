@@ -22,8 +22,15 @@ from hwmodel.workload import (
 )
 
 EDGE = DEVICES["systolic-edge-16"].parameters
-POSITIVE = ("cycles", "latency_s", "energy_j", "area_mm2", "dram_bytes", "sram_bytes",
-            "peak_memory_bytes")
+POSITIVE = (
+    "cycles",
+    "latency_s",
+    "energy_j",
+    "area_mm2",
+    "dram_bytes",
+    "sram_bytes",
+    "peak_memory_bytes",
+)
 
 
 def random_row(rng: np.random.Generator):
@@ -32,10 +39,27 @@ def random_row(rng: np.random.Generator):
     weights = dict(weight_bits=int(rng.choice([1, 3, 4, 8])))
     at = dict(height=size, width=size, batch=int(rng.integers(1, 4)))
     return [
-        lambda: conv("conv", **at, in_channels=channels, out_channels=16, kernel=3,
-                     stride=int(rng.integers(1, 3)), **bits, **weights),
-        lambda: conv("group", **at, in_channels=8, out_channels=16, kernel=1, groups=4, bias=True,
-                     **bits, **weights),
+        lambda: conv(
+            "conv",
+            **at,
+            in_channels=channels,
+            out_channels=16,
+            kernel=3,
+            stride=int(rng.integers(1, 3)),
+            **bits,
+            **weights,
+        ),
+        lambda: conv(
+            "group",
+            **at,
+            in_channels=8,
+            out_channels=16,
+            kernel=1,
+            groups=4,
+            bias=True,
+            **bits,
+            **weights,
+        ),
         lambda: depthwise("dw", **at, channels=channels, kernel=3, **bits, **weights),
         lambda: dense("dense", in_features=channels, out_features=10, **bits, **weights),
         lambda: pool("pool", **at, channels=channels, kernel=size, **bits),
@@ -47,10 +71,7 @@ def random_row(rng: np.random.Generator):
 def random_networks(n: int, rng: np.random.Generator) -> Layers:
     """Networks of 1 to 9 rows of any kind, some with vector rows only."""
     return Layers.concat(
-        [
-            Layers.from_rows([random_row(rng) for _ in range(rng.integers(1, 10))])
-            for _ in range(n)
-        ]
+        [Layers.from_rows([random_row(rng) for _ in range(rng.integers(1, 10))]) for _ in range(n)]
     )
 
 
@@ -138,8 +159,17 @@ def test_the_layer_table_sums_to_the_network(some):
         table = price_layers(network, config)
         assert table["layer"].tolist() == network.names.tolist()
         assert table.cycles.sum() == cost.cycles[i]
-        for column in ("latency_s", "arithmetic_j", "register_j", "sram_j", "dram_j", "leakage_j",
-                       "energy_j", "dram_bytes", "sram_bytes"):
+        for column in (
+            "latency_s",
+            "arithmetic_j",
+            "register_j",
+            "sram_j",
+            "dram_j",
+            "leakage_j",
+            "energy_j",
+            "dram_bytes",
+            "sram_bytes",
+        ):
             np.testing.assert_allclose(table[column].sum(), getattr(cost, column)[i], rtol=1e-12)
         busy = (table.utilization * table.cycles).sum()
         np.testing.assert_allclose(busy, cost.utilization[i] * cost.cycles[i], atol=1e-9)
@@ -163,8 +193,9 @@ def test_each_bound_is_met_where_it_should_be():
 def test_a_product_by_hand():
     """32 x 16 times 16 x 16, weight-stationary on a 16 x 16 array that holds the weights whole."""
     layers = Layers.from_rows([dense("d", batch=32, in_features=16, out_features=16)])
-    config = Configs(**{**EDGE, "double_weight_plane": False, "clock_hz": 1e9,
-                        "dram_bandwidth": 1e9})
+    config = Configs(
+        **{**EDGE, "double_weight_plane": False, "clock_hz": 1e9, "dram_bandwidth": 1e9}
+    )
     cost = price(layers, config)
     compute = 32 + 16 + 16 - 2 + 16
     dram_bytes = 32 * 16 + 16 * 16 + 32 * 16
@@ -188,18 +219,34 @@ bits = st.integers(1, 16)
 def any_networks(draw):
     batch, height, width = draw(st.integers(1, 8)), draw(sizes), draw(sizes)
     at = dict(batch=batch, height=height, width=width)
-    ways = dict(kernel=draw(st.integers(1, 7)), stride=draw(st.integers(1, 4)),
-                weight_bits=draw(bits), activation_bits=draw(bits))
+    ways = dict(
+        kernel=draw(st.integers(1, 7)),
+        stride=draw(st.integers(1, 4)),
+        weight_bits=draw(bits),
+        activation_bits=draw(bits),
+    )
     groups = draw(st.sampled_from([1, 2, 4]))
     return Layers.from_rows(
         [
-            conv("conv", **at, in_channels=groups * draw(sizes), out_channels=groups * draw(sizes),
-                 groups=groups, **ways),
+            conv(
+                "conv",
+                **at,
+                in_channels=groups * draw(sizes),
+                out_channels=groups * draw(sizes),
+                groups=groups,
+                **ways,
+            ),
             depthwise("dw", **at, channels=draw(sizes), **ways),
-            pool("pool", **at, channels=draw(sizes), kernel=draw(st.integers(1, 4)),
-                 padding="same"),
-            dense("dense", batch=batch, in_features=draw(st.integers(1, 10**6)),
-                  out_features=draw(sizes), weight_bits=draw(bits)),
+            pool(
+                "pool", **at, channels=draw(sizes), kernel=draw(st.integers(1, 4)), padding="same"
+            ),
+            dense(
+                "dense",
+                batch=batch,
+                in_features=draw(st.integers(1, 10**6)),
+                out_features=draw(sizes),
+                weight_bits=draw(bits),
+            ),
         ]
     )
 
@@ -234,9 +281,12 @@ def test_prices_are_monotone_where_physics_says_so(layers, configs):
 
     def with_more(**factors):
         columns = {field: getattr(configs, field) for field in EDGE}
-        return price(layers, Configs(**columns | {
-            field: columns[field] * factor for field, factor in factors.items()
-        }))
+        return price(
+            layers,
+            Configs(
+                **columns | {field: columns[field] * factor for field, factor in factors.items()}
+            ),
+        )
 
     faster_dram = with_more(dram_bandwidth=2)
     assert (faster_dram.cycles <= base.cycles).all()
@@ -256,8 +306,18 @@ def test_prices_are_monotone_where_physics_says_so(layers, configs):
 def test_wider_words_never_cost_less(style):
     def network(weight_bits, activation_bits):
         return Layers.from_rows(
-            [conv("c", height=16, width=16, in_channels=32, out_channels=32, kernel=3,
-                  weight_bits=weight_bits, activation_bits=activation_bits)]
+            [
+                conv(
+                    "c",
+                    height=16,
+                    width=16,
+                    in_channels=32,
+                    out_channels=32,
+                    kernel=3,
+                    weight_bits=weight_bits,
+                    activation_bits=activation_bits,
+                )
+            ]
         )
 
     config = Configs(**{**EDGE, "multiplier": style})
@@ -278,8 +338,9 @@ def test_infeasible_pairs_say_why():
     wide = dense("d", in_features=8, out_features=8, weight_bits=32)
     assert "weight bits" in reason(wide)
     assert reason(wide, multiplier="fixed16") == "feasible"
-    assert "activation bits" in reason(dense("d", in_features=8, out_features=8,
-                                             activation_bits=17))
+    assert "activation bits" in reason(
+        dense("d", in_features=8, out_features=8, activation_bits=17)
+    )
     assert "weight SRAM" in reason(sram_weight_bytes=2 * 16 * 16 - 2)
     assert reason(sram_weight_bytes=2 * 16 * 16) == "feasible"
     assert "input SRAM" in reason(dataflow="is", sram_input_bytes=256)
@@ -309,11 +370,10 @@ def test_counts_beyond_2_to_the_24_are_priced_exactly():
 
 def test_energy_and_area_tables_cover_every_style_and_reproduce_the_source():
     assert set(energy.ELEMENT_PJ) == set(area.ELEMENT_UM2) == set(area.OPERAND_BITS) == set(STYLES)
-    np.testing.assert_allclose(
-        energy.sram_pj_per_byte(energy.SRAM_BYTES), energy.SRAM_PJ_PER_BYTE
-    )
+    np.testing.assert_allclose(energy.sram_pj_per_byte(energy.SRAM_BYTES), energy.SRAM_PJ_PER_BYTE)
     sizes = 2.0 ** np.arange(8, 26)
     assert (np.diff(energy.sram_pj_per_byte(sizes)) > 0).all()
     one, two = Configs(**EDGE), Configs(**{**EDGE, "technology_nm": 28})
-    np.testing.assert_allclose(sum(area.areas(two)) / sum(area.areas(one)),
-                               area.SRAM_CELL_UM2[28] / area.SRAM_CELL_UM2[45])
+    np.testing.assert_allclose(
+        sum(area.areas(two)) / sum(area.areas(one)), area.SRAM_CELL_UM2[28] / area.SRAM_CELL_UM2[45]
+    )

@@ -40,9 +40,13 @@ def test_counters_add_up_to_the_price_without_fill_and_drain(dataflow, bandwidth
         dataflow=dataflow, dram_bandwidth=bandwidth
     )
     config = Configs(**parameters)
-    networks = [[dense("a", in_features=100, out_features=50, batch=7, repeat=3)],
-                [pool("p", height=4, width=4, channels=4, kernel=2),
-                 dense("b", in_features=64, out_features=64)]]
+    networks = [
+        [dense("a", in_features=100, out_features=50, batch=7, repeat=3)],
+        [
+            pool("p", height=4, width=4, channels=4, kernel=2),
+            dense("b", in_features=64, out_features=64),
+        ],
+    ]
     layers = Layers.concat([Layers.from_rows(rows) for rows in networks])
     counters = matrix_counters(layers, config)
     assert all((cycles >= 0).all() for cycles in counters)

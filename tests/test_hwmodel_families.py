@@ -116,19 +116,36 @@ bits = st.integers(1, 16)
 def any_networks(draw):
     batch, height, width = draw(st.integers(1, 8)), draw(sizes), draw(sizes)
     at = dict(batch=batch, height=height, width=width)
-    ways = dict(kernel=draw(st.integers(1, 7)), stride=draw(st.integers(1, 4)),
-                weight_bits=draw(bits), activation_bits=draw(bits), repeat=draw(st.integers(1, 3)))
+    ways = dict(
+        kernel=draw(st.integers(1, 7)),
+        stride=draw(st.integers(1, 4)),
+        weight_bits=draw(bits),
+        activation_bits=draw(bits),
+        repeat=draw(st.integers(1, 3)),
+    )
     groups = draw(st.sampled_from([1, 2, 4]))
     return Layers.from_rows(
         [
-            conv("conv", **at, in_channels=groups * draw(sizes), out_channels=groups * draw(sizes),
-                 groups=groups, **ways),
+            conv(
+                "conv",
+                **at,
+                in_channels=groups * draw(sizes),
+                out_channels=groups * draw(sizes),
+                groups=groups,
+                **ways,
+            ),
             depthwise("dw", **at, channels=draw(sizes), **ways),
-            pool("pool", **at, channels=draw(sizes), kernel=draw(st.integers(1, 4)),
-                 padding="same"),
+            pool(
+                "pool", **at, channels=draw(sizes), kernel=draw(st.integers(1, 4)), padding="same"
+            ),
             elementwise("add", elements=draw(sizes), batch=batch),
-            dense("dense", batch=batch, in_features=draw(st.integers(1, 10**5)),
-                  out_features=draw(sizes), weight_bits=draw(bits)),
+            dense(
+                "dense",
+                batch=batch,
+                in_features=draw(st.integers(1, 10**5)),
+                out_features=draw(sizes),
+                weight_bits=draw(bits),
+            ),
         ]
     )
 
@@ -152,8 +169,17 @@ def some_networks(n: int = 20) -> Layers:
 
 
 def figures(cost):
-    names = ("cycles", "latency_s", "interval_s", *ENERGIES, "dram_bytes", "sram_bytes",
-             "utilization", "area_mm2", "reason_code")
+    names = (
+        "cycles",
+        "latency_s",
+        "interval_s",
+        *ENERGIES,
+        "dram_bytes",
+        "sram_bytes",
+        "utilization",
+        "area_mm2",
+        "reason_code",
+    )
     return {name: getattr(cost, name) for name in names}
 
 
@@ -254,8 +280,20 @@ def test_the_layer_table_of_every_device_sums_to_the_network(name):
     ],
 )
 def test_devices_peak_as_published(name, bits, tops):
-    layers = Layers.from_rows([conv("c", height=56, width=56, in_channels=256, out_channels=256,
-                                    kernel=3, weight_bits=bits, activation_bits=bits)])
+    layers = Layers.from_rows(
+        [
+            conv(
+                "c",
+                height=56,
+                width=56,
+                in_channels=256,
+                out_channels=256,
+                kernel=3,
+                weight_bits=bits,
+                activation_bits=bits,
+            )
+        ]
+    )
     cost = price(layers, device(name))
     peak = 2 * layers.macs / (cost.utilization * cost.latency_s)[0] / 1e12
     np.testing.assert_allclose(peak, tops, rtol=0.03)
@@ -281,8 +319,10 @@ def test_eyeriss_maps_alexnet_as_published():
 
 def test_zeros_gated_save_energy_and_no_time():
     columns = device("eyeriss").row(0)
-    dense_, sparse = (price(ALEXNET, spatial.Configs(**columns | {"activation_density": share}))
-                      for share in (1.0, 0.3))
+    dense_, sparse = (
+        price(ALEXNET, spatial.Configs(**columns | {"activation_density": share}))
+        for share in (1.0, 0.3)
+    )
     assert (sparse.energy_j < dense_.energy_j).all()
     np.testing.assert_array_equal(sparse.latency_s, dense_.latency_s)
 
@@ -306,8 +346,12 @@ def test_depthwise_rows_use_a_processor_badly():
     at = dict(height=56, width=56, batch=64, kernel=3)
     layers = Layers.from_rows([depthwise("d", **at, channels=128)])
     slow, fast = (
-        price(layers, roofline.Configs(**device("a100").row(0) | {"depthwise_efficiency": share,
-                                                                  "dram_bandwidth": 1e15}))
+        price(
+            layers,
+            roofline.Configs(
+                **device("a100").row(0) | {"depthwise_efficiency": share, "dram_bandwidth": 1e15}
+            ),
+        )
         for share in (0.1, 0.2)
     )
     np.testing.assert_allclose((slow.latency_s - 4e-6) / (fast.latency_s - 4e-6), 2)
@@ -315,15 +359,17 @@ def test_depthwise_rows_use_a_processor_badly():
 
 def test_a_row_on_the_shared_engine_by_hand():
     """10 x 10 pixels by 8, 20 channels by 16, 40 filters by 16, nine taps."""
-    layers = Layers.from_rows([conv("c", height=10, width=10, in_channels=20, out_channels=40,
-                                    kernel=3)])
+    layers = Layers.from_rows(
+        [conv("c", height=10, width=10, in_channels=20, out_channels=40, kernel=3)]
+    )
     cost = price(layers, device("zcu102"))
     assert cost.cycles[0, 0] == pytest.approx(13 * 2 * 3 * 9)
     assert cost.dram_bytes[0, 0] == 100 * 20 + 9 * 20 * 40 + 100 * 40
     assert fpga.engine_slices(device("zcu102")) == 512
     assert fpga.engine_blocks(device("zcu102")) == 256
-    wide = Layers.from_rows([conv("c", height=10, width=10, in_channels=20, out_channels=40,
-                                  kernel=3, weight_bits=9)])
+    wide = Layers.from_rows(
+        [conv("c", height=10, width=10, in_channels=20, out_channels=40, kernel=3, weight_bits=9)]
+    )
     assert price(wide, device("zcu102")).cycles[0, 0] == pytest.approx(2 * cost.cycles[0, 0])
 
 
@@ -351,8 +397,12 @@ def test_steps_that_wait_for_each_other_share_no_tile(name, wide):
 
 def test_a_pipeline_runs_at_the_pace_of_its_slowest_stage():
     at = dict(height=16, width=16, kernel=3, batch=5)
-    layers = Layers.from_rows([conv("a", **at, in_channels=8, out_channels=8),
-                               conv("b", **at, in_channels=8, out_channels=24)])
+    layers = Layers.from_rows(
+        [
+            conv("a", **at, in_channels=8, out_channels=8),
+            conv("b", **at, in_channels=8, out_channels=24),
+        ]
+    )
     config = pipeline(dsp_slices=100, dsp_clock_ratio=1)
     cost = price(layers, config)
     work = np.array([256 * 72 * 8, 256 * 72 * 24])
@@ -365,8 +415,9 @@ def test_a_pipeline_runs_at_the_pace_of_its_slowest_stage():
 
 
 def test_designs_that_do_not_fit_say_why():
-    layers = Layers.from_rows([dense(f"d{i}", in_features=1000, out_features=1000)
-                               for i in range(3)])
+    layers = Layers.from_rows(
+        [dense(f"d{i}", in_features=1000, out_features=1000) for i in range(3)]
+    )
 
     def reason(config):
         return price(layers, config).reason(0, 0)
@@ -383,15 +434,17 @@ def test_designs_that_do_not_fit_say_why():
         assert "at most 16 bits" in price(wide, device(name)).reason(0, 0)
     small = edge.Configs(**device("edge-nahas").row(0) | {"register_file_bytes": 255})
     assert "less than one sum" in price(layers, small).reason(0, 0)
-    long = Layers.from_rows([conv("c", height=32, width=32, in_channels=1, out_channels=1,
-                                  kernel=13)])
+    long = Layers.from_rows(
+        [conv("c", height=32, width=32, in_channels=1, out_channels=1, kernel=13)]
+    )
     assert "input scratchpad" in price(long, device("eyeriss")).reason(0, 0)
 
 
 def test_a_row_on_the_edge_by_hand():
     """16 x 16 pixels on 4 x 4 elements, four lanes over pixels, 64 filters on 64 units."""
-    layers = Layers.from_rows([conv("c", height=16, width=16, in_channels=32, out_channels=64,
-                                    kernel=3)])
+    layers = Layers.from_rows(
+        [conv("c", height=16, width=16, in_channels=32, out_channels=64, kernel=3)]
+    )
     fast = edge.Configs(**device("edge-nahas").row(0) | {"io_bandwidth": 1e15})
     cost = price(layers, fast)
     assert cost.cycles[0, 0] == pytest.approx(16 / 4 * 9 * 32 / 4)
@@ -404,8 +457,20 @@ def test_a_row_on_the_edge_by_hand():
 @pytest.mark.parametrize("name", ["eyeriss", "edge-nahas", "zcu102", "a100"])
 def test_wider_words_never_cost_less(name):
     def network(width):
-        return Layers.from_rows([conv("c", height=16, width=16, in_channels=32, out_channels=32,
-                                      kernel=3, weight_bits=width, activation_bits=width)])
+        return Layers.from_rows(
+            [
+                conv(
+                    "c",
+                    height=16,
+                    width=16,
+                    in_channels=32,
+                    out_channels=32,
+                    kernel=3,
+                    weight_bits=width,
+                    activation_bits=width,
+                )
+            ]
+        )
 
     for narrow, wide in pairwise(price(network(width), device(name)) for width in (2, 4, 8, 16)):
         assert narrow.latency_s <= wide.latency_s

@@ -25,9 +25,12 @@ def body(path) -> str:
 
 
 def test_groups_steps_and_repeats_are_counted():
-    rows = [conv("g", height=4, width=4, in_channels=8, out_channels=12, kernel=3, groups=4),
-            depthwise("dw", height=4, width=4, channels=6, kernel=3),
-            *lstm("l", steps=7, in_features=5, units=3, batch=2), DENSE]
+    rows = [
+        conv("g", height=4, width=4, in_channels=8, out_channels=12, kernel=3, groups=4),
+        depthwise("dw", height=4, width=4, channels=6, kernel=3),
+        *lstm("l", steps=7, in_features=5, units=3, batch=2),
+        DENSE,
+    ]
     products = products_of(network(*rows), Configs(**PLAIN))
     assert [(p.name, p.m, p.k, p.n, p.count) for p in products] == [
         ("g", 16, 18, 3, 4),
@@ -43,8 +46,11 @@ def test_groups_steps_and_repeats_are_counted():
 @pytest.mark.parametrize("dataflow, sum_bytes", [("os", 1), ("ws", 4), ("is", 4)])
 def test_scalesim_files(tmp_path, dataflow, sum_bytes):
     config = Configs(**PLAIN | {"dataflow": dataflow, "columns": 24, "clock_hz": 3e8})
-    files = write_scalesim(network(DENSE, pool("p", height=4, width=4, channels=2, kernel=2)),
-                           config, tmp_path / "design")
+    files = write_scalesim(
+        network(DENSE, pool("p", height=4, width=4, channels=2, kernel=2)),
+        config,
+        tmp_path / "design",
+    )
     parser = configparser.ConfigParser()
     parser.read(files.config)
     array = dict(parser["architecture_presets"])
@@ -72,10 +78,14 @@ def test_scalesim_says_what_it_cannot_model(tmp_path):
         assert any(word in note for note in files.differences)
 
 
-@pytest.mark.parametrize("dataflow, along, stationary", [
-    ("os", ("B, 16", "K, 24"), "O"), ("ws", ("C, 16", "K, 24"), "I2"),
-    ("is", ("C, 16", "B, 24"), "I1"),
-])
+@pytest.mark.parametrize(
+    "dataflow, along, stationary",
+    [
+        ("os", ("B, 16", "K, 24"), "O"),
+        ("ws", ("C, 16", "K, 24"), "I2"),
+        ("is", ("C, 16", "B, 24"), "I1"),
+    ],
+)
 def test_zigzag_files(tmp_path, dataflow, along, stationary):
     config = Configs(**PLAIN | {"dataflow": dataflow, "columns": 24})
     files = write_zigzag(network(DENSE), config, tmp_path)
@@ -90,7 +100,9 @@ def test_zigzag_files(tmp_path, dataflow, along, stationary):
     assert port["bandwidth_max"] == 8 * 16
     assert tuple(mapping["spatial_mapping"][d][0] for d in ("D1", "D2")) == along
     assert dict(zip(layer["loop_dims"], layer["loop_sizes"], strict=True)) == {
-        "B": 4, "K": 20, "C": 30
+        "B": 4,
+        "K": 20,
+        "C": 30,
     }
     doubled = Configs(**PLAIN | {"dataflow": dataflow, "double_weight_plane": True})
     other = json.loads(body(write_zigzag(network(DENSE), doubled, tmp_path).accelerator))

@@ -57,8 +57,10 @@ def test_published_networks_have_their_published_counts(published):
 
 def test_batch_and_bits_reach_every_row(published):
     model, *_ = published
-    one, four = Layers.from_keras(model), Layers.from_keras(model, 4, weight_bits=4,
-                                                            activation_bits=6)
+    one, four = (
+        Layers.from_keras(model),
+        Layers.from_keras(model, 4, weight_bits=4, activation_bits=6),
+    )
     assert four.macs.tolist() == (4 * one.macs).tolist()
     assert four.params.tolist() == one.params.tolist()
     assert set(four.activation_bits) == set(four.output_bits) == {6}
@@ -112,22 +114,26 @@ def test_convolution_over_time(padding, outputs):
 
 
 def test_sequences():
-    model = keras.Sequential([
-        keras.Input((12,)),
-        layers.Embedding(100, 8, name="table"),
-        layers.Bidirectional(layers.LSTM(6, return_sequences=True), name="both"),
-        layers.GRU(5, return_sequences=True, name="gru"),
-        layers.GRU(5, reset_after=False, name="old"),
-        layers.LayerNormalization(name="norm"),
-        layers.Dense(3),
-    ])
+    model = keras.Sequential(
+        [
+            keras.Input((12,)),
+            layers.Embedding(100, 8, name="table"),
+            layers.Bidirectional(layers.LSTM(6, return_sequences=True), name="both"),
+            layers.GRU(5, return_sequences=True, name="gru"),
+            layers.GRU(5, reset_after=False, name="old"),
+            layers.LayerNormalization(name="norm"),
+            layers.Dense(3),
+        ]
+    )
     network = Layers.from_keras(model, 2)
     assert network.params.tolist() == [trainable_words(model)]
     assert network.macs.tolist() == [2 * (12 * (2 * 24 * (8 + 6) + 15 * (12 + 5) + 15 * 10) + 15)]
-    by_hand = Layers.from_rows([
-        lstm("f", steps=12, in_features=8, units=6, batch=2),
-        gru("g", steps=12, in_features=12, units=5, batch=2),
-    ])
+    by_hand = Layers.from_rows(
+        [
+            lstm("f", steps=12, in_features=8, units=6, batch=2),
+            gru("g", steps=12, in_features=12, units=5, batch=2),
+        ]
+    )
     for row in range(3):
         assert network.steps[1 + row] == by_hand.steps[row]
         assert network.output_words[1 + row] == by_hand.output_words[row]
@@ -146,8 +152,19 @@ def test_attention_as_its_own_rows(memory):
     model = keras.Model(inputs, layers.MultiHeadAttention(4, 3, 2, name="mha")(query, source))
     network = Layers.from_keras(model, 3)
     elsewhere = {} if memory is None else dict(memory=memory, memory_features=12)
-    expected = Layers.from_rows(attention("mha", sequence=5, features=16, heads=4, head_size=3,
-                                          value_size=2, batch=3, bias=True, **elsewhere))
+    expected = Layers.from_rows(
+        attention(
+            "mha",
+            sequence=5,
+            features=16,
+            heads=4,
+            head_size=3,
+            value_size=2,
+            batch=3,
+            bias=True,
+            **elsewhere,
+        )
+    )
     assert network.names.tolist() == expected.names.tolist()
     assert network.row_macs.tolist() == expected.row_macs.tolist()
     assert network.params.tolist() == expected.params.tolist() == [trainable_words(model)]
@@ -157,8 +174,9 @@ def test_attention_as_its_own_rows(memory):
 def test_activations_and_merges():
     x = keras.Input((4, 4, 6))
     y = layers.Conv2D(6, 1, activation="relu", name="conv")(x)
-    scale = layers.Activation("sigmoid", name="gate")(layers.GlobalAveragePooling2D(
-        keepdims=True, name="gap")(y))
+    scale = layers.Activation("sigmoid", name="gate")(
+        layers.GlobalAveragePooling2D(keepdims=True, name="gap")(y)
+    )
     scaled = layers.Multiply(name="scaled")([y, scale])
     joined = layers.Concatenate(name="joined")([x, layers.Add(name="sum")([x, y, scaled])])
     model = keras.Model(x, keras.ops.relu(layers.Dropout(0.5)(joined) + 1.0))
@@ -180,22 +198,37 @@ def test_a_normalization_is_folded_only_into_what_it_alone_reads():
     y = layers.Conv2D(5, 1, activation="relu", name="bent")(y)
     model = keras.Model(x, layers.BatchNormalization(scale=False, name="after.relu")(y))
     network = Layers.from_keras(model)
-    assert network.names.tolist() == ["alone", "read.twice", "kept", "sum", "bent", "bent.relu",
-                                      "after.relu"]
+    assert network.names.tolist() == [
+        "alone",
+        "read.twice",
+        "kept",
+        "sum",
+        "bent",
+        "bent.relu",
+        "after.relu",
+    ]
     assert network.row_params.tolist() == [15 + 10, 25 + 5, 10, 0, 25 + 5, 0, 5]
     assert network.params.tolist() == [trainable_words(model)]
 
 
 def test_shared_layers_and_nested_models_store_their_parameters_once():
-    tower = keras.Sequential([layers.Dense(8, activation="relu", name="a"),
-                              layers.Dense(4, name="b")], name="tower")
+    tower = keras.Sequential(
+        [layers.Dense(8, activation="relu", name="a"), layers.Dense(4, name="b")], name="tower"
+    )
     left, right = keras.Input((6,)), keras.Input((6,))
     inner = keras.Model(a := keras.Input((4,)), layers.Dense(4, name="deep")(a), name="inner")
     model = keras.Model([left, right], layers.Add()([inner(tower(left)), tower(right)]))
     network = Layers.from_keras(model, 2)
     assert sorted(network.names[:-1]) == sorted(
-        ["tower/a", "tower/a.relu", "tower/b", "tower/a#2", "tower/a#2.relu", "tower/b#2",
-         "inner/deep"]
+        [
+            "tower/a",
+            "tower/a.relu",
+            "tower/b",
+            "tower/a#2",
+            "tower/a#2.relu",
+            "tower/b#2",
+            "inner/deep",
+        ]
     )
     assert network.params.tolist() == [trainable_words(model)]
     assert network.macs.tolist() == [2 * (2 * (6 * 8 + 8 * 4) + 16)]

@@ -57,8 +57,12 @@ def test_unlimited_dram_words_of_golden_runs(golden):
 def test_limited_dram_words_of_golden_runs(golden):
     """Reads are exact for products and 1x1 convolutions; writes but for the padding of lines."""
     runs = golden[(golden.bw_mode == "USER") & ((golden.kind == "gemm") | (golden.f_h == 1))]
-    words = np.array([limited_dram_words(mapped_product(run), run.bw_words, inside_of(run))
-                      for run in runs.itertuples()])
+    words = np.array(
+        [
+            limited_dram_words(mapped_product(run), run.bw_words, inside_of(run))
+            for run in runs.itertuples()
+        ]
+    )
     assert len(runs) > 800
     np.testing.assert_array_equal(words[:, :2], runs[READS].to_numpy())
     assert (words[:, 2] <= runs.of_dram_wr).all()
@@ -68,8 +72,12 @@ def test_limited_dram_words_of_golden_runs(golden):
 def test_limited_dram_words_of_golden_windows(golden):
     """Within 3 % on average; four runs find words of the next fold under another place."""
     runs = golden[(golden.bw_mode == "USER") & (golden.kind == "conv") & (golden.f_h > 1)]
-    words = np.array([limited_dram_words(mapped_product(run), run.bw_words, inside_of(run))
-                      for run in runs.itertuples()])
+    words = np.array(
+        [
+            limited_dram_words(mapped_product(run), run.bw_words, inside_of(run))
+            for run in runs.itertuples()
+        ]
+    )
     exact = (words[:, :2] == runs[READS].to_numpy()).all(axis=1)
     assert len(runs) == 152 and exact.sum() >= 148
     assert relative_errors(words.sum(axis=1), runs[WORDS].sum(axis=1)).mean() < 0.03
@@ -77,8 +85,12 @@ def test_limited_dram_words_of_golden_windows(golden):
 
 def test_total_cycles_of_golden_runs_at_limited_bandwidth(golden):
     runs = golden[golden.bw_mode == "USER"]
-    cycles = np.array([total_cycles(mapped_product(run), run.bw_words, inside_of(run))
-                       for run in runs.itertuples()])
+    cycles = np.array(
+        [
+            total_cycles(mapped_product(run), run.bw_words, inside_of(run))
+            for run in runs.itertuples()
+        ]
+    )
     simulated = runs.total_cycles.to_numpy() + 1  # the index of the last cycle
     errors = relative_errors(cycles, simulated)
     assert len(runs) == 984
@@ -125,21 +137,32 @@ def stream_and_demand(operand: str, mapped: MappedProduct):
     stationary = {"ws": "weights", "is": "inputs"}.get(mapped.dataflow)
     if operand == stationary:
         stream = [(i, j) for tile in column_tiles for i in range(tall) for j in tile]
-        demand = [(i, j) for tile in column_tiles for lines in row_tiles for i in reversed(lines)
-                  for j in tile]
+        demand = [
+            (i, j)
+            for tile in column_tiles
+            for lines in row_tiles
+            for i in reversed(lines)
+            for j in tile
+        ]
         return stream, demand
     by_columns = mapped.dataflow == "os" and operand == "weights"
     folds = column_tiles if by_columns else row_tiles
     width = columns if by_columns else rows
     skewed = sorted(
-        ((fold * length + t + lane, lane, (t, extent))
-         for fold, tile in enumerate(folds)
-         for t in range(length)
-         for lane, extent in enumerate(tile)),
+        (
+            (fold * length + t + lane, lane, (t, extent))
+            for fold, tile in enumerate(folds)
+            for t in range(length)
+            for lane, extent in enumerate(tile)
+        ),
     )
     one_fold = [
-        [(t, tile[d - t]) for d in range(length + width) for t in reversed(range(length))
-         if 0 <= d - t < len(tile)]
+        [
+            (t, tile[d - t])
+            for d in range(length + width)
+            for t in reversed(range(length))
+            if 0 <= d - t < len(tile)
+        ]
         for tile in folds
     ]
     if by_columns:
@@ -185,8 +208,10 @@ def test_refills_equal_a_walk_over_every_word(dataflow, shape, array, srams, out
     inside[max(1, shape[0] - outside[0]) :, max(1, shape[1] - outside[1]) :] = False
 
     def walked(inside):
-        return tuple(walked_refills(operand, mapped, sram, inside)
-                     for operand, sram in zip(("inputs", "weights"), srams, strict=True))
+        return tuple(
+            walked_refills(operand, mapped, sram, inside)
+            for operand, sram in zip(("inputs", "weights"), srams, strict=True)
+        )
 
     assert refills(mapped) == refills(mapped, whole) == walked(whole)
     assert refills(mapped, inside) == walked(inside)
@@ -212,7 +237,12 @@ def uses_of(dataflow: str, window: Windows, channels: int, rows: int, columns: i
 
 
 WINDOWS = [  # kernel, outputs, stride, channels
-    (3, 12, 1, 4), (3, 8, 2, 8), (5, 9, 2, 3), (5, 10, 1, 2), (7, 7, 3, 3), (2, 11, 1, 8),
+    (3, 12, 1, 4),
+    (3, 8, 2, 8),
+    (5, 9, 2, 3),
+    (5, 10, 1, 2),
+    (7, 7, 3, 3),
+    (2, 11, 1, 8),
 ]
 
 
@@ -247,8 +277,10 @@ def test_window_fetches_lie_between_the_words_and_their_uses(
     window = Windows(*kernel, *out, stride, stride, sides[0] * sides[1])
     touched = window.touched * channels
     uses = out[0] * out[1] * kernel[0] * kernel[1] * channels * (1 if dataflow == "is" else folds)
-    fetches = [window_fetches(dataflow, window, channels, *array, folds, half)
-               for half in np.geomspace(1, 2 * touched, 12)]
+    fetches = [
+        window_fetches(dataflow, window, channels, *array, folds, half)
+        for half in np.geomspace(1, 2 * touched, 12)
+    ]
     assert (np.array(fetches) >= touched).all() and (np.array(fetches) <= uses * (1 + 1e-9)).all()
     assert (np.diff(fetches) <= 1e-6 * uses).all()
     assert fetches[-1] == touched
@@ -259,22 +291,30 @@ def test_window_fetches_lie_between_the_words_and_their_uses(
 def overlap_of(window: Windows, channels: int):
     pixels = window.out_height * window.out_width
     depth = window.kernel_height * window.kernel_width * channels
-    return overlap(1, pixels, depth, window.kernel_height, window.kernel_width, window.out_height,
-                   window.touched * channels)
+    return overlap(
+        1,
+        pixels,
+        depth,
+        window.kernel_height,
+        window.kernel_width,
+        window.out_height,
+        window.touched * channels,
+    )
 
 
 @pytest.mark.parametrize("dataflow", DATAFLOWS)
 def test_what_price_counts_follows_a_walk_over_every_word(dataflow):
-    """Where rows of windows fit; with less, refills also fall inside a tile, which is not counted.
-    """
+    """Where rows of windows fit; with less, refills also fall inside a tile, which is not counted."""
     errors = []
     for (kernel, out, stride, channels), size in product(WINDOWS, (4, 8, 16)):
         side = (out - 1) * stride + kernel if stride < kernel else out * kernel
         window = Windows(kernel, kernel, out, out, stride, stride, side * side)
         for half in (side * side * channels // divisor for divisor in (2, 3)):
             walked = flushed(uses_of(dataflow, window, channels, size, size), half)
-            counted = window.touched * channels * pass_fetches(
-                dataflow, overlap_of(window, channels), 1 / size, 1 / size, half
+            counted = (
+                window.touched
+                * channels
+                * pass_fetches(dataflow, overlap_of(window, channels), 1 / size, 1 / size, half)
             )
             errors.append(abs(counted - walked) / walked)
     assert np.mean(errors) < 0.25
@@ -319,11 +359,13 @@ def on_chip(flag: bool, **changed) -> Configs:
 
 
 def test_activations_that_fit_stay_on_chip():
-    layers = Layers.from_rows([
-        conv("a", height=16, width=16, in_channels=8, out_channels=16, kernel=3, bias=True),
-        pool("p", height=16, width=16, channels=16, kernel=2),
-        dense("b", in_features=1024, out_features=10),
-    ])
+    layers = Layers.from_rows(
+        [
+            conv("a", height=16, width=16, in_channels=8, out_channels=16, kernel=3, bias=True),
+            pool("p", height=16, width=16, channels=16, kernel=2),
+            dense("b", in_features=1024, out_features=10),
+        ]
+    )
     inputs = (layers.input_words * layers.groups * layers.activation_bits / 8).sum()
     outputs = (layers.output_words * layers.output_bits / 8).sum()
     crossing, staying = (price(layers, on_chip(flag)) for flag in (False, True))
@@ -338,18 +380,24 @@ def test_activations_that_do_not_fit_cross_dram():
     size = 2 * 64 * 256
     fits, short = (on_chip(True, sram_input_bytes=kept) for kept in (size, size - 1))
     assert price(layers, fits).dram_bytes[0, 0] == 64 * 64
-    assert price(layers, short).dram_bytes == price(
-        layers, on_chip(False, sram_input_bytes=size - 1)
-    ).dram_bytes
+    assert (
+        price(layers, short).dram_bytes
+        == price(layers, on_chip(False, sram_input_bytes=size - 1)).dram_bytes
+    )
 
 
 def test_a_window_that_does_not_fit_costs_more_the_less_of_it_does():
-    layers = Layers.from_rows([
-        conv("a", height=64, width=64, in_channels=32, out_channels=32, kernel=3)
-    ])
+    layers = Layers.from_rows(
+        [conv("a", height=64, width=64, in_channels=32, out_channels=32, kernel=3)]
+    )
     for dataflow in DATAFLOWS:
         srams = 2 ** np.arange(9, 20)
-        cost = price(layers, Configs(**DEVICES["systolic-edge-16"].parameters | dict(
-            dataflow=dataflow, sram_input_bytes=srams, sram_output_bytes=2**22)))
+        cost = price(
+            layers,
+            Configs(
+                **DEVICES["systolic-edge-16"].parameters
+                | dict(dataflow=dataflow, sram_input_bytes=srams, sram_output_bytes=2**22)
+            ),
+        )
         assert (np.diff(cost.dram_bytes[0]) <= 0).all()
         assert cost.dram_bytes[0, 0] > 1.3 * cost.dram_bytes[0, -1]

@@ -45,8 +45,9 @@ def test_compute_cycles_of_every_golden_row_are_exact(golden, dataflow):
 def test_sram_words_of_every_golden_row_are_exact(golden, dataflow):
     runs = golden[golden.dataflow == dataflow]
     _, fr, fc = folds_of(runs, dataflow)
-    words = systolic.sram_traffic(dataflow, runs.M * runs.K, runs.K * runs.N, runs.M * runs.N,
-                                  fr, fc)
+    words = systolic.sram_traffic(
+        dataflow, runs.M * runs.K, runs.K * runs.N, runs.M * runs.N, fr, fc
+    )
     np.testing.assert_array_equal(words.inputs, runs.if_sram_rd)
     np.testing.assert_array_equal(words.weights, runs.fl_sram_rd)
     if dataflow != "os":  # the simulator miscounts its output-stationary writes
@@ -112,24 +113,33 @@ def test_dram_traffic_equals_a_walk_with_resident_operands(
     resident = {"inputs": set(), "weights": set()}
     for wide, tall in product(tiles(mapped.columns, columns), tiles(mapped.rows, rows)):
         needs = {
-            "os": {"inputs": ((i, t) for i in tall for t in range(k)),
-                   "weights": ((t, j) for j in wide for t in range(k))},
-            "ws": {"inputs": ((t, i) for i in tall for t in range(m)),
-                   "weights": ((i, j) for i in tall for j in wide)},
-            "is": {"inputs": ((j, i) for i in tall for j in wide),
-                   "weights": ((i, t) for i in tall for t in range(n))},
+            "os": {
+                "inputs": ((i, t) for i in tall for t in range(k)),
+                "weights": ((t, j) for j in wide for t in range(k)),
+            },
+            "ws": {
+                "inputs": ((t, i) for i in tall for t in range(m)),
+                "weights": ((i, j) for i in tall for j in wide),
+            },
+            "is": {
+                "inputs": ((j, i) for i in tall for j in wide),
+                "weights": ((i, t) for i in tall for t in range(n)),
+            },
         }[dataflow]
         for operand, addresses in needs.items():
             addresses = set(addresses)
             words[operand] += len(addresses - resident[operand])
             if sizes[operand] <= halves[operand]:
                 resident[operand] |= addresses
-            elif dataflow == "os" and operand == "weights" and (
-                k * min(columns, n) <= half_weight
-            ):
+            elif dataflow == "os" and operand == "weights" and (k * min(columns, n) <= half_weight):
                 resident[operand] = addresses
     inputs, weights = systolic.dram_refetches(
-        dataflow, m * k, k * n, k * min(columns, n), half_input, half_weight,
+        dataflow,
+        m * k,
+        k * n,
+        k * min(columns, n),
+        half_input,
+        half_weight,
         *(-(-extent // size) for extent, size in zip(mapped[:2], array, strict=True)),
     )
     assert (inputs * m * k, weights * k * n) == (words["inputs"], words["weights"])

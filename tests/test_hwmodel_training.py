@@ -27,11 +27,28 @@ def resnet(blocks=(2, 2, 2), width=16, size=32) -> Layers:
         for block in range(n_blocks):
             stride = 2 if stage and not block else 1
             name = f"{stage}.{block}"
-            rows.append(conv(f"{name}.a", height=size, width=size, in_channels=channels,
-                             out_channels=out, kernel=3, stride=stride))
+            rows.append(
+                conv(
+                    f"{name}.a",
+                    height=size,
+                    width=size,
+                    in_channels=channels,
+                    out_channels=out,
+                    kernel=3,
+                    stride=stride,
+                )
+            )
             size //= stride
-            rows.append(conv(f"{name}.b", height=size, width=size, in_channels=out,
-                             out_channels=out, kernel=3))
+            rows.append(
+                conv(
+                    f"{name}.b",
+                    height=size,
+                    width=size,
+                    in_channels=out,
+                    out_channels=out,
+                    kernel=3,
+                )
+            )
             rows.append(elementwise(f"{name}.add", elements=size * size * out))
             channels = out
     rows.append(pool("gap", height=size, width=size, channels=channels, kernel=size))
@@ -41,9 +58,22 @@ def resnet(blocks=(2, 2, 2), width=16, size=32) -> Layers:
 
 def row(layers: Layers, name: str) -> dict:
     [index] = np.flatnonzero(layers.names == name)
-    return {field: getattr(layers, field)[index].item()
-            for field in ("m", "k", "n", "groups", "input_words", "output_words", "vector_ops",
-                          "row_params_once", "weight_bits", "activation_bits", "output_bits")}
+    return {
+        field: getattr(layers, field)[index].item()
+        for field in (
+            "m",
+            "k",
+            "n",
+            "groups",
+            "input_words",
+            "output_words",
+            "vector_ops",
+            "row_params_once",
+            "weight_bits",
+            "activation_bits",
+            "output_bits",
+        )
+    }
 
 
 @pytest.mark.parametrize("batch", [1, 32])
@@ -57,10 +87,12 @@ def test_gradients_of_a_product_are_its_transposes():
     """Each multiply-accumulate of the forward loop gives one to each gradient: y += x·w needs
     dx += dy·w and dw += x·dy."""
     m, k, n = 6, 5, 4
-    forward = Layers.from_rows([
-        dense("a", in_features=3, out_features=k, batch=m),
-        dense("b", in_features=k, out_features=n, batch=m),
-    ])
+    forward = Layers.from_rows(
+        [
+            dense("a", in_features=3, out_features=k, batch=m),
+            dense("b", in_features=k, out_features=n, batch=m),
+        ]
+    )
     layers = training_step(forward).layers
     to_input, to_weights = row(layers, "b.dinput"), row(layers, "b.dweights")
     assert (to_input["m"], to_input["k"], to_input["n"]) == (m, n, k)
@@ -80,21 +112,36 @@ def test_gradients_of_a_product_are_its_transposes():
     np.testing.assert_allclose(dx, dy @ w.T)
     np.testing.assert_allclose(dw, x.T @ dy)
     names = list(layers.names)
-    assert all(layers.row_macs[names.index(f"b{suffix}")] == macs
-               for suffix in ("", ".dinput", ".dweights"))
+    assert all(
+        layers.row_macs[names.index(f"b{suffix}")] == macs
+        for suffix in ("", ".dinput", ".dweights")
+    )
 
 
 def test_rows_run_forward_then_backward_and_the_first_has_no_input_gradient():
-    network = Layers.from_rows([
-        pool("shrink", height=8, width=8, channels=3, kernel=2),
-        conv("a", height=4, width=4, in_channels=3, out_channels=8, kernel=3),
-        normalization("bn", elements=128, channels=8),
-        conv("b", height=4, width=4, in_channels=8, out_channels=8, kernel=3, groups=2),
-    ])
+    network = Layers.from_rows(
+        [
+            pool("shrink", height=8, width=8, channels=3, kernel=2),
+            conv("a", height=4, width=4, in_channels=3, out_channels=8, kernel=3),
+            normalization("bn", elements=128, channels=8),
+            conv("b", height=4, width=4, in_channels=8, out_channels=8, kernel=3, groups=2),
+        ]
+    )
     both = Layers.concat([network, network])
     step = training_step(both)
-    expected = ["shrink", "a", "bn", "b", "b.dweights", "b.dinput", "b.update",
-                "bn.dinput", "bn.update", "a.dweights", "a.update"]
+    expected = [
+        "shrink",
+        "a",
+        "bn",
+        "b",
+        "b.dweights",
+        "b.dinput",
+        "b.update",
+        "bn.dinput",
+        "bn.update",
+        "a.dweights",
+        "a.update",
+    ]
     assert list(step.layers.names) == expected * 2
     assert step.layers.offsets.tolist() == [0, 11, 22]
     np.testing.assert_array_equal(step.layers.params, both.params)
@@ -140,14 +187,16 @@ def test_a_large_batch_costs_less_an_example_than_a_small_one():
 
 @pytest.mark.parametrize("name", ["tpu-v1", "systolic-edge-16"])
 def test_every_kind_of_row_trains_at_a_finite_price(name):
-    network = Layers.from_rows([
-        embedding("words", vocabulary=100, features=32, lookups=8, batch=2),
-        lstm("lstm", steps=8, in_features=32, units=32, batch=2),
-        attention("attention", sequence=8, features=32, heads=4, batch=2),
-        mixture_of_experts("moe", features=32, hidden=64, experts=4, active=2, batch=16),
-        depthwise("dw", height=8, width=8, channels=32, kernel=3, batch=2),
-        dense("head", in_features=32, out_features=10, bias=True, batch=2),
-    ])
+    network = Layers.from_rows(
+        [
+            embedding("words", vocabulary=100, features=32, lookups=8, batch=2),
+            lstm("lstm", steps=8, in_features=32, units=32, batch=2),
+            attention("attention", sequence=8, features=32, heads=4, batch=2),
+            mixture_of_experts("moe", features=32, hidden=64, experts=4, active=2, batch=16),
+            depthwise("dw", height=8, width=8, channels=32, kernel=3, batch=2),
+            dense("head", in_features=32, out_features=10, bias=True, batch=2),
+        ]
+    )
     for optimizer in OPTIMIZERS:
         step = training_step(network, optimizer)
         cost = price(step.layers, device(name))

@@ -27,8 +27,18 @@ from hwmodel.workload import (
 
 
 def test_convolution_is_a_product_with_the_batch_in_m():
-    row = conv("c", batch=2, height=32, width=16, in_channels=8, out_channels=12, kernel=(3, 5),
-               stride=2, groups=4, bias=True)
+    row = conv(
+        "c",
+        batch=2,
+        height=32,
+        width=16,
+        in_channels=8,
+        out_channels=12,
+        kernel=(3, 5),
+        stride=2,
+        groups=4,
+        bias=True,
+    )
     assert (row.m, row.k, row.n, row.groups) == (2 * 16 * 8, 3 * 5 * 2, 3, 4)
     assert row.output_words == 2 * 16 * 8 * 12
     assert row.params == 3 * 5 * 2 * 12 + 12
@@ -51,8 +61,16 @@ def test_output_size_and_touched_words_by_walking_the_windows(size, kernel, stri
         for at in range(start * stride - before, start * stride - before + kernel)
         if 0 <= at < size
     }
-    row = conv("c", height=size, width=size, in_channels=1, out_channels=1, kernel=kernel,
-               stride=stride, padding=padding)
+    row = conv(
+        "c",
+        height=size,
+        width=size,
+        in_channels=1,
+        out_channels=1,
+        kernel=kernel,
+        stride=stride,
+        padding=padding,
+    )
     assert row.m == n_out**2
     assert row.input_words == len(touched) ** 2
 
@@ -83,8 +101,9 @@ def test_counts_beyond_2_to_the_24_are_exact():
 
 def two_networks() -> Layers:
     block = conv("c", height=8, width=8, in_channels=4, out_channels=4, kernel=3)
-    first = Layers.from_rows([block, pool("p", height=8, width=8, channels=4, kernel=2),
-                              block, block])
+    first = Layers.from_rows(
+        [block, pool("p", height=8, width=8, channels=4, kernel=2), block, block]
+    )
     return Layers.concat([first, Layers.from_rows([dense("d", in_features=3, out_features=2)])])
 
 
@@ -159,29 +178,66 @@ def test_dilated_windows_by_walking_them():
     for size, kernel, dilation, stride in cases:
         n_out = (size - (kernel - 1) * dilation - 1) // stride + 1
         touched = {i * stride + tap * dilation for i in range(n_out) for tap in range(kernel)}
-        row = conv("c", height=size, width=size, in_channels=1, out_channels=1, kernel=kernel,
-                   stride=stride, dilation=dilation, padding="valid")
+        row = conv(
+            "c",
+            height=size,
+            width=size,
+            in_channels=1,
+            out_channels=1,
+            kernel=kernel,
+            stride=stride,
+            dilation=dilation,
+            padding="valid",
+        )
         assert (row.m, row.input_words) == (n_out**2, len(touched) ** 2)
 
 
 def test_transposed_convolution_multiplies_every_pixel_by_the_whole_kernel_once():
-    row = transposed_conv("t", batch=2, height=5, width=4, in_channels=3, out_channels=7,
-                          kernel=(4, 2), stride=2, bias=True)
+    row = transposed_conv(
+        "t",
+        batch=2,
+        height=5,
+        width=4,
+        in_channels=3,
+        out_channels=7,
+        kernel=(4, 2),
+        stride=2,
+        bias=True,
+    )
     assert row.m * row.k * row.n == 2 * 5 * 4 * 3 * 4 * 2 * 7
     assert row.output_words == 2 * 10 * 8 * 7
     assert row.params == 3 * 8 * 7 + 7
-    valid = transposed_conv("t", height=5, width=4, in_channels=1, out_channels=1, kernel=(4, 2),
-                            stride=(2, 3), padding="valid")
+    valid = transposed_conv(
+        "t",
+        height=5,
+        width=4,
+        in_channels=1,
+        out_channels=1,
+        kernel=(4, 2),
+        stride=(2, 3),
+        padding="valid",
+    )
     assert valid.output_words == (4 * 2 + 4) * (3 * 3 + 3)
     with pytest.raises(ValueError, match="'t': padding must be 'same' or 'valid', got 3"):
-        transposed_conv("t", height=5, width=4, in_channels=1, out_channels=1, kernel=2, stride=2,
-                        padding=3)
+        transposed_conv(
+            "t", height=5, width=4, in_channels=1, out_channels=1, kernel=2, stride=2, padding=3
+        )
 
 
 def test_embedding_reads_bursts_whatever_the_vocabulary():
     def of(vocabulary, features, weight_bits=8):
-        return Layers.from_rows([embedding("e", batch=3, lookups=5, vocabulary=vocabulary,
-                                           features=features, weight_bits=weight_bits)])
+        return Layers.from_rows(
+            [
+                embedding(
+                    "e",
+                    batch=3,
+                    lookups=5,
+                    vocabulary=vocabulary,
+                    features=features,
+                    weight_bits=weight_bits,
+                )
+            ]
+        )
 
     small, large = of(10, 16), of(10**6, 16)
     assert small.gather_bytes[0] == large.gather_bytes[0] == 15 * DRAM_BURST_BYTES
@@ -249,9 +305,20 @@ def test_a_batch_of_attention_is_more_products_not_taller_ones():
 @pytest.mark.parametrize("batch", [1, 2, 5, 64])
 def test_experts_in_use_move_and_all_are_stored(batch):
     def of(batch):
-        return Layers.from_rows([mixture_of_experts(
-            "m", batch=batch, features=32, hidden=64, experts=16, active=2, imbalance=1.5,
-            bias=True)])
+        return Layers.from_rows(
+            [
+                mixture_of_experts(
+                    "m",
+                    batch=batch,
+                    features=32,
+                    hidden=64,
+                    experts=16,
+                    active=2,
+                    imbalance=1.5,
+                    bias=True,
+                )
+            ]
+        )
 
     network = of(batch)
     up = network.names == "m.up"
@@ -273,8 +340,8 @@ def test_sparse_weights_take_less_room_never_more():
     def bits(**sparsity):
         row = dense("d", in_features=64, out_features=8, **sparsity)
         layers = Layers.from_rows([row])
-        assert layers.parameter_bytes == layers.operand_bytes == 512 * (
-            layers.stored_weight_bits / 8
+        assert (
+            layers.parameter_bytes == layers.operand_bytes == 512 * (layers.stored_weight_bits / 8)
         )
         return layers.stored_weight_bits.item()
 
@@ -317,24 +384,70 @@ sparsities = st.one_of(
 @st.composite
 def compound_networks(draw):
     batch, steps, features, units, heads, experts = (draw(sizes) for _ in range(6))
-    ways = dict(batch=batch, weight_bits=draw(st.integers(1, 16)), repeat=draw(st.integers(1, 3)),
-                activation_bits=draw(st.integers(1, 16)), **draw(sparsities))
-    return Layers.from_rows([
-        embedding("table", vocabulary=draw(st.integers(1, 10**5)), features=features,
-                  lookups=steps, **ways),
-        lstm("lstm", steps=steps, in_features=features, units=units,
-             return_sequences=draw(st.booleans()), **ways),
-        gru("gru", steps=steps, in_features=units, units=features, bias=draw(st.booleans()),
-            reset_after=draw(st.booleans()), **ways),
-        attention("attention", sequence=steps, features=features, heads=heads,
-                  head_size=draw(sizes), memory=draw(st.one_of(st.none(), sizes)), **ways),
-        mixture_of_experts("experts", features=features, hidden=units, experts=experts,
-                           active=draw(st.integers(1, experts)), tokens=steps,
-                           imbalance=draw(st.floats(1, 4)), **ways),
-        transposed_conv("up", height=draw(sizes), width=draw(sizes), in_channels=features,
-                        out_channels=units, kernel=draw(st.integers(1, 5)),
-                        stride=draw(st.integers(1, 4)), **ways),
-    ])
+    ways = dict(
+        batch=batch,
+        weight_bits=draw(st.integers(1, 16)),
+        repeat=draw(st.integers(1, 3)),
+        activation_bits=draw(st.integers(1, 16)),
+        **draw(sparsities),
+    )
+    return Layers.from_rows(
+        [
+            embedding(
+                "table",
+                vocabulary=draw(st.integers(1, 10**5)),
+                features=features,
+                lookups=steps,
+                **ways,
+            ),
+            lstm(
+                "lstm",
+                steps=steps,
+                in_features=features,
+                units=units,
+                return_sequences=draw(st.booleans()),
+                **ways,
+            ),
+            gru(
+                "gru",
+                steps=steps,
+                in_features=units,
+                units=features,
+                bias=draw(st.booleans()),
+                reset_after=draw(st.booleans()),
+                **ways,
+            ),
+            attention(
+                "attention",
+                sequence=steps,
+                features=features,
+                heads=heads,
+                head_size=draw(sizes),
+                memory=draw(st.one_of(st.none(), sizes)),
+                **ways,
+            ),
+            mixture_of_experts(
+                "experts",
+                features=features,
+                hidden=units,
+                experts=experts,
+                active=draw(st.integers(1, experts)),
+                tokens=steps,
+                imbalance=draw(st.floats(1, 4)),
+                **ways,
+            ),
+            transposed_conv(
+                "up",
+                height=draw(sizes),
+                width=draw(sizes),
+                in_channels=features,
+                out_channels=units,
+                kernel=draw(st.integers(1, 5)),
+                stride=draw(st.integers(1, 4)),
+                **ways,
+            ),
+        ]
+    )
 
 
 @settings(max_examples=60, deadline=None)

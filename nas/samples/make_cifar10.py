@@ -39,10 +39,12 @@ def main() -> None:
 
     with np.load(args.shared_npz, allow_pickle=False) as pack:
         jpeg, sizes, labels = pack["jpeg"], pack["sizes"], pack["labels"]
-    index = np.concatenate([
-        balanced_rows(labels[:N_OFFICIAL_TRAIN], N_TRAIN, SEED),
-        N_OFFICIAL_TRAIN + balanced_rows(labels[N_OFFICIAL_TRAIN:], N_TEST, SEED),
-    ])
+    index = np.concatenate(
+        [
+            balanced_rows(labels[:N_OFFICIAL_TRAIN], N_TRAIN, SEED),
+            N_OFFICIAL_TRAIN + balanced_rows(labels[N_OFFICIAL_TRAIN:], N_TEST, SEED),
+        ]
+    )
     ends = np.cumsum(sizes, dtype=np.int64)
     content = io.BytesIO()
     np.savez(  # not compressed: JPEG does not shrink, and the bytes then depend on no zlib
