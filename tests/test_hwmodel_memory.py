@@ -304,7 +304,7 @@ def overlap_of(window: Windows, channels: int):
 
 @pytest.mark.parametrize("dataflow", DATAFLOWS)
 def test_what_price_counts_follows_a_walk_over_every_word(dataflow):
-    """Where rows of windows fit; with less, refills also fall inside a tile, which is not counted."""
+    """Where rows of windows fit; with less, refills inside a tile are not counted."""
     errors = []
     for (kernel, out, stride, channels), size in product(WINDOWS, (4, 8, 16)):
         side = (out - 1) * stride + kernel if stride < kernel else out * kernel
