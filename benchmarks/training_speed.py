@@ -84,7 +84,7 @@ def compiled_model(choices: dict, n_images: int, settings: dict):
     """The float network as a Keras user would train it, with our recipe."""
     import keras
 
-    from nas import train
+    from nas import program
     from search_spaces import cell
     from search_spaces.training import peak_learning_rate, warmup_share
 
@@ -104,10 +104,10 @@ def compiled_model(choices: dict, n_images: int, settings: dict):
     rate = Triangle(n_steps, peak_learning_rate(choices), warmup_share(choices))
     model.compile(
         keras.optimizers.SGD(
-            rate, momentum=train.MOMENTUM, nesterov=True, weight_decay=train.WEIGHT_DECAY
+            rate, momentum=program.MOMENTUM, nesterov=True, weight_decay=program.WEIGHT_DECAY
         ),
         keras.losses.CategoricalCrossentropy(
-            from_logits=True, label_smoothing=train.LABEL_SMOOTHING
+            from_logits=True, label_smoothing=program.LABEL_SMOOTHING
         ),
         metrics=["accuracy"],
         jit_compile=False,

@@ -52,8 +52,21 @@ def halved(size: int, stride: int) -> int:
     return -(-size // stride)
 
 
+class Operation:
+    """What an operation is unless it says otherwise: its input's shape, and nothing learned."""
+
+    def shape(self, inputs: list[Shape]) -> Shape:
+        return inputs[0]
+
+    def parameters(self, inputs: list[Shape]) -> list[Parameter]:
+        return []
+
+    def keras_weights(self, name, weights, moments) -> dict[str, list]:
+        return {}
+
+
 @dataclass(frozen=True)
-class Convolution:
+class Convolution(Operation):
     """A dense convolution, "same" padding, and batch normalization.
 
     image: whether it reads the 8-bit image rather than activations in the chosen bits.
@@ -116,11 +129,8 @@ class Convolution:
 
 
 @dataclass(frozen=True)
-class Activation:
+class Activation(Operation):
     """ReLU, and the quantization of what the next products read."""
-
-    def shape(self, inputs: list[Shape]) -> Shape:
-        return inputs[0]
 
     def parameters(self, inputs: list[Shape]) -> list[Parameter]:
         return [Parameter("clip", (), "clip")]
@@ -150,12 +160,9 @@ class Activation:
         y = keras.ops.clip(tensors[0], 0.0, clip)
         return keras.ops.round(y * (steps / clip)) * (clip / steps)
 
-    def keras_weights(self, name, weights, moments) -> dict[str, list]:
-        return {}
-
 
 @dataclass(frozen=True)
-class AveragePool:
+class AveragePool(Operation):
     """The mean over a window, "same" padding, cells outside the image not counted."""
 
     kernel: int
@@ -164,9 +171,6 @@ class AveragePool:
     def shape(self, inputs: list[Shape]) -> Shape:
         height, width, channels = inputs[0]
         return halved(height, self.stride), halved(width, self.stride), channels
-
-    def parameters(self, inputs: list[Shape]) -> list[Parameter]:
-        return []
 
     def cost(self, name, inputs, precision: Precision, batch: int) -> list:
         height, width, channels = inputs[0]
@@ -197,19 +201,10 @@ class AveragePool:
             tensors[0]
         )
 
-    def keras_weights(self, name, weights, moments) -> dict[str, list]:
-        return {}
-
 
 @dataclass(frozen=True)
-class Add:
+class Add(Operation):
     """The sum of two or more tensors of one shape."""
-
-    def shape(self, inputs: list[Shape]) -> Shape:
-        return inputs[0]
-
-    def parameters(self, inputs: list[Shape]) -> list[Parameter]:
-        return []
 
     def cost(self, name, inputs, precision: Precision, batch: int) -> list:
         height, width, channels = inputs[0]
@@ -235,19 +230,13 @@ class Add:
 
         return keras.layers.Add(name=name)(tensors)
 
-    def keras_weights(self, name, weights, moments) -> dict[str, list]:
-        return {}
-
 
 @dataclass(frozen=True)
-class GlobalPool:
+class GlobalPool(Operation):
     """The mean over the whole image; its output is 1 x 1."""
 
     def shape(self, inputs: list[Shape]) -> Shape:
         return 1, 1, inputs[0][2]
-
-    def parameters(self, inputs: list[Shape]) -> list[Parameter]:
-        return []
 
     def cost(self, name, inputs, precision: Precision, batch: int) -> list:
         height, width, channels = inputs[0]
@@ -275,12 +264,9 @@ class GlobalPool:
 
         return keras.layers.GlobalAveragePooling2D(keepdims=True, name=name)(tensors[0])
 
-    def keras_weights(self, name, weights, moments) -> dict[str, list]:
-        return {}
-
 
 @dataclass(frozen=True)
-class Dense:
+class Dense(Operation):
     """A product with every input, and a bias; its output is 1 x 1 x units."""
 
     units: int

@@ -196,9 +196,12 @@ def test_workers_end_with_their_parent(tmp_path):
     time.sleep(1)
     parent.kill()
     parent.wait()
-    for _ in range(100):
-        state = Path(f"/proc/{worker}/stat")
-        if not state.exists() or state.read_text().split()[2] == "Z":
-            return
+    deadline = time.monotonic() + 10
+    while alive(worker) and time.monotonic() < deadline:
         time.sleep(0.1)
-    pytest.fail("the worker outlived its parent by 10 seconds")
+    assert not alive(worker), "the worker outlived its parent by 10 seconds"
+
+
+def alive(pid: int) -> bool:
+    state = Path(f"/proc/{pid}/stat")
+    return state.exists() and state.read_text().split()[2] != "Z"

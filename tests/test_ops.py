@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from hwmodel.workload import Layers
-from nas.train import FixedContext, StatisticsContext
+from nas.program import FixedContext, StatisticsContext
 from search_spaces import ops
 from search_spaces.ops import OPS, Precision
 

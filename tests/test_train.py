@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from test_cell import design
 
-from nas import data, train
+from nas import data, program, train
 from nas.train import Recipe, Trainer, augmented, schedule
 from search_spaces import cell
 
@@ -53,25 +53,25 @@ def test_one_step_is_the_step_that_keras_takes(images):
     """In 32 bits: loss, gradients, weight decay and Nesterov momentum."""
     (x, y), _ = images
     network = cell.network(design())
-    program = train.Program(network, 50)
+    compiled = program.Program(network, 50)
     bits = np.int32(FULL)
-    program.start(3, bits, bits, x)
+    compiled.start(3, bits, bits, x)
     recipe = Recipe(50, 1, 0.1, 0.2, FULL, FULL)
-    n = sum(program.channels)
+    n = sum(compiled.channels)
 
     def snapshot():
         moments = np.zeros(n, np.float32), np.ones(n, np.float32)
-        return train.Trained(program, recipe, [], *moments, 0.0).tensors()
+        return train.Trained(compiled, recipe, [], *moments, 0.0).tensors()
 
     model = network.keras()
     before = by_name(snapshot(), network)
     for name, weights in before.items():
         model.get_layer(name).set_weights(weights)
     rate = 0.07
-    loss, _ = program.train(x, y, np.arange(50, dtype=np.int32)[None], np.float32([rate]), bits,
+    loss, _ = compiled.train(x, y, np.arange(50, dtype=np.int32)[None], np.float32([rate]), bits,
                             bits)  # fmt: skip
     smooth = keras.losses.CategoricalCrossentropy(
-        from_logits=True, label_smoothing=train.LABEL_SMOOTHING
+        from_logits=True, label_smoothing=program.LABEL_SMOOTHING
     )
     with tf.GradientTape() as tape:
         expected = smooth(tf.one_hot(y[:50], 10), model(x[:50], training=True))
@@ -79,8 +79,8 @@ def test_one_step_is_the_step_that_keras_takes(images):
     gradients = tape.gradient(expected, model.trainable_variables)
     for variable, gradient in zip(model.trainable_variables, gradients):
         if "kernel" in variable.name:
-            gradient = gradient + train.WEIGHT_DECAY * variable
-        variable.assign(variable - rate * (1 + train.MOMENTUM) * gradient)
+            gradient = gradient + program.WEIGHT_DECAY * variable
+        variable.assign(variable - rate * (1 + program.MOMENTUM) * gradient)
     after = by_name(snapshot(), network)
     for name, weights in after.items():
         for ours, theirs in zip(weights, model.get_layer(name).trainable_weights):
