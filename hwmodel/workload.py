@@ -181,6 +181,11 @@ class Layers:
         return len(self.offsets) - 1
 
     @property
+    def columns(self) -> dict[str, np.ndarray]:
+        """The columns by the names in `layer_row.COLUMNS`, as the constructor takes them."""
+        return dict(self._columns)
+
+    @property
     def network_of_row(self) -> np.ndarray:
         """[n_rows] the network that each row belongs to."""
         return np.repeat(np.arange(self.n_networks), np.diff(self.offsets))

@@ -107,6 +107,9 @@ def parser() -> argparse.ArgumentParser:
     pricing.add_argument("--layers", action="store_true", help="and what bounds each layer")
     pricing.add_argument("--training", action="store_true", help="one training step instead")
     pricing.add_argument("--json", action="store_true", help="one JSON object")
+    measuring = command("measure", run_measure, "time this machine and save it as a device")
+    measuring.add_argument("--to", required=True, metavar="DEVICE.json")
+    measuring.add_argument("--threads", type=int, metavar="N", help="to run networks on (all)")
     listing = command("list", run_list, "what there is to name in a search")
     listing.add_argument(
         "what",
@@ -338,6 +341,14 @@ def run_price(options: argparse.Namespace) -> None:
         if each.layers is not None:
             print(each.accelerator)
             print_aligned(layer_lines(each.layers))
+
+
+def run_measure(options: argparse.Namespace) -> None:
+    from nas.measure import measure_to
+
+    measured = measure_to(options.to, options.threads, shown=sys.stderr.isatty())
+    print(f"wrote {options.to}: {measured.summary}")
+    print(f"use it: nas price MODEL.keras --accelerator {options.to}")
 
 
 def run_list(options: argparse.Namespace) -> None:
