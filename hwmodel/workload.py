@@ -325,5 +325,5 @@ class Layers:
         return Layers(folded.names, dict(folded._columns, repeat=repeats[position]), folded.offsets)
 
     def _rows(self, rows: np.ndarray, offsets: np.ndarray) -> Layers:
-        columns = {field: column[rows] for field, column in self._columns.items()}
+        columns = {field: column.take(rows) for field, column in self._columns.items()}
         return Layers(self.names[rows], columns, offsets)

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from hwmodel import Layers, price
 from hwmodel.calibrate import Calibration, calibrate
 from hwmodel.devices import save_device
-from nas.timing import read_timed
+from nas.timing import THREADS, read_timed
 
 N_FITTED, N_UNSEEN = 40, 20
 ROUNDS = 15
@@ -133,7 +133,7 @@ def timing_process(arguments: list[str], threads: int) -> Iterator[Iterator[str]
     with its last line."""
     environment = {
         "OMP_NUM_THREADS": str(threads),
-        "TF_NUM_INTRAOP_THREADS": str(threads),
+        THREADS: str(threads),
         "TF_NUM_INTEROP_THREADS": "1",
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "CUDA_VISIBLE_DEVICES": "-1",

@@ -3,11 +3,13 @@
 `python -m nas.timing OUT.npz N SEED ROUNDS` builds network 0 to N - 1 of the seed with Keras,
 writes a JSON line whenever one is built and when a round of timing is over, and at the end their
 rows and the seconds that each took. How many threads TensorFlow takes is in its environment.
+On one thread, seconds are of processor time.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +25,7 @@ from search_spaces import cell
 if TYPE_CHECKING:
     import keras
 
+THREADS = "TF_NUM_INTRAOP_THREADS"  # the variable of the environment that says how many
 BITS = 32  # TensorFlow computes in float32
 WARM_UP = 3  # calls, in which TensorFlow optimizes the graph
 SLICE_S = 4e-3  # a round calls a network again until so long has passed
@@ -145,22 +148,29 @@ def runner(model: keras.Model, batch: int) -> Callable[[], np.ndarray]:
 
 
 def time_all(
-    runs: Sequence[Callable], rounds: int, say: Callable = lambda round_number: None
+    runs: Sequence[Callable],
+    rounds: int,
+    say: Callable = lambda round_number: None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> np.ndarray:
-    """[len(runs)] median seconds of a call, each call timed by itself; every round calls all of
-    them, one after the other, so that whatever slows the machine for a while slows all alike."""
+    """[len(runs)] least seconds of a call: what other work on the machine adds is no property of it.
+    `clock`: processor time leaves out even more of that, but sums over threads.
+
+    Every round calls all of them, one after the other, so that a while in which the machine is busy
+    or its clock low is no network's alone.
+    """
     for run in runs:
         for _ in range(WARM_UP):
             run()
-    seconds: list[list[float]] = [[] for _ in runs]
+    seconds = np.full(len(runs), np.inf)
     for round_number in range(rounds):
-        for run, own in zip(runs, seconds, strict=True):
-            end = time.perf_counter() + SLICE_S
-            while (start := time.perf_counter()) < end:
+        for i, run in enumerate(runs):
+            end = clock() + SLICE_S
+            while (start := clock()) < end:
                 run()
-                own.append(time.perf_counter() - start)
+                seconds[i] = min(seconds[i], clock() - start)
         say(round_number)
-    return np.array([np.median(own) for own in seconds])
+    return seconds
 
 
 def write_timed(path: Path, layers: Layers, seconds: np.ndarray) -> None:
@@ -192,7 +202,8 @@ def main(path: str, n: str, seed: str, rounds: str) -> None:
         layers.append(Layers.from_keras(model, batch, weight_bits=BITS, activation_bits=BITS))
         runs.append(runner(model, batch))
         say("network")
-    seconds = time_all(runs, int(rounds), lambda round_number: say("round"))
+    clock = time.process_time if os.environ[THREADS] == "1" else time.perf_counter
+    seconds = time_all(runs, int(rounds), lambda round_number: say("round"), clock)
     write_timed(Path(path), Layers.concat(layers), seconds)
 
 
