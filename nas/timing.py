@@ -153,7 +153,7 @@ def time_all(
     say: Callable = lambda round_number: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> np.ndarray:
-    """[len(runs)] least seconds of a call: what other work on the machine adds is no property of it.
+    """[len(runs)] least seconds of a call: what other work adds is no property of the machine.
     `clock`: processor time leaves out even more of that, but sums over threads.
 
     Every round calls all of them, one after the other, so that a while in which the machine is busy
