@@ -26,6 +26,7 @@ import sys
 import tempfile
 import venv
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -44,15 +45,31 @@ SCALESIM = {
     "SCALE-Sim 3": ("scalesim==3.0.0", "numpy<2"),
 }
 ZIGZAG = ("zigzag-dse==3.9.1", "six")
+# Both say on standard error how many seconds of processor time they took, imports not counted.
+RUN_SCALESIM = """
+import runpy, sys, time
+import scalesim.scale_sim
+start = time.process_time()
+runpy.run_module("scalesim.scale", run_name="__main__")
+print(time.process_time() - start, file=sys.stderr)
+"""
 RUN_ZIGZAG = """
-import json, logging, sys
+import json, logging, sys, time
 logging.disable(logging.CRITICAL)
 from zigzag.api import get_hardware_performance_zigzag as run
 for folder in sys.argv[1:]:
     files = [f"{folder}/{name}.yaml" for name in ("workload", "accelerator", "mapping")]
+    start = time.process_time()
     _, cycles, _ = run(*files, dump_folder=f"{folder}/out", loma_show_progress_bar=False)
-    print(json.dumps(cycles), file=sys.stderr)
+    print(json.dumps([cycles, time.process_time() - start]), file=sys.stderr)
 """
+
+
+class Simulated(NamedTuple):
+    """What a simulator found for one pair, and the processor seconds that it took."""
+
+    cycles: float
+    seconds: float
 
 
 def random_pair(rng: np.random.Generator) -> tuple[Layers, Configs]:
@@ -112,30 +129,28 @@ def run(command: list[str], folder: Path) -> subprocess.CompletedProcess:
     return done
 
 
-def scalesim_cycles(
-    python: Path, layers: Layers, config: Configs, folder: Path, version: str
-) -> list[int]:
-    """SCALE-Sim's cycles without and with stalls."""
-    cycles = []
-    for stalls in (False, True):
-        files = write_scalesim(layers, config, folder / str(stalls), stalls=stalls)
-        command = [str(python), "-m", "scalesim.scale", "-i", "gemm", "-p", "results"]
-        command += ["-c", str(files.config), "-t", str(files.topology)]
-        if version == "SCALE-Sim 3":
-            command += ["-l", str(files.layout)]
-        run(command, files.config.parent)
-        [report] = files.config.parent.rglob("COMPUTE_REPORT.csv")
-        [line] = csv.DictReader(report.open(), skipinitialspace=True)
-        cycles.append(int(line["Total Cycles"]) + 1)
-    return cycles
+def run_scalesim(
+    python: Path, layers: Layers, config: Configs, folder: Path, version: str, *, stalls: bool
+) -> Simulated:
+    """One product in SCALE-Sim, with or without stalls."""
+    files = write_scalesim(layers, config, folder / str(stalls), stalls=stalls)
+    command = [str(python), "-c", RUN_SCALESIM, "-i", "gemm", "-p", "results"]
+    command += ["-c", str(files.config), "-t", str(files.topology)]
+    if version == "SCALE-Sim 3":
+        command += ["-l", str(files.layout)]
+    done = run(command, files.config.parent)
+    [report] = files.config.parent.rglob("COMPUTE_REPORT.csv")
+    [line] = csv.DictReader(report.open(), skipinitialspace=True)
+    return Simulated(int(line["Total Cycles"]) + 1, float(done.stderr.splitlines()[-1]))
 
 
-def zigzag_cycles(python: Path, pairs: list[tuple[Layers, Configs]], folder: Path) -> list[float]:
+def run_zigzag(python: Path, pairs: list[tuple[Layers, Configs]], folder: Path) -> list[Simulated]:
+    """Every pair in one process of ZigZag."""
     folders = [folder / str(at) for at in range(len(pairs))]
     for (layers, config), each in zip(pairs, folders, strict=True):
         write_zigzag(layers, config, each)
     done = run([str(python), "-c", RUN_ZIGZAG, *map(str, folders)], folder)
-    return [json.loads(line) for line in done.stderr.splitlines() if line[:1].isdigit()]
+    return [Simulated(*json.loads(line)) for line in done.stderr.splitlines() if line[:1] == "["]
 
 
 def column(values: list[float] | None, ours: np.ndarray) -> list[str]:
@@ -165,14 +180,18 @@ def main() -> None:
         folder = Path(name)
         for version, requirements in SCALESIM.items():
             if python := environment(folder / version, requirements):
-                runs = [
-                    scalesim_cycles(python, *pair, folder / f"{version} {at}", version)
-                    for at, pair in enumerate(pairs)
-                ]
-                scalesim[version] = tuple([each[i] for each in runs] for i in (0, 1))
+                scalesim[version] = tuple(
+                    [
+                        run_scalesim(
+                            python, *pair, folder / f"{version} {at}", version, stalls=stalls
+                        ).cycles
+                        for at, pair in enumerate(pairs)
+                    ]
+                    for stalls in (False, True)
+                )
         if python := environment(folder / "zigzag", ZIGZAG):
             (folder / "runs").mkdir()
-            zigzag = zigzag_cycles(python, pairs, folder / "runs")
+            zigzag = [each.cycles for each in run_zigzag(python, pairs, folder / "runs")]
     compared = (
         *(("compute", compute, version, cycles[0]) for version, cycles in scalesim.items()),
         *(("stalls", stalls, version, cycles[1]) for version, cycles in scalesim.items()),

@@ -1,14 +1,19 @@
 """Layer-configurations per second of full costs on one core.
 
-    python benchmarks/hardware_speed.py [--repeats 3] [--largest 1e8]
+    python benchmarks/hardware_speed.py [--repeats 3] [--largest 1e8] [--simulated 8]
 
 Prices random networks (convolutions, depthwise, dense, pooling, additions; bit-widths per row) on
 random systolic accelerators, every design of the space among them: cycles, latency, DRAM and SRAM
 traffic, energy by component, area, utilization, feasibility. Rows are counted as evaluated: no
 folding, no repeats. One line a size: the median of the repeats in seconds of one core's processor
 time, so that other work on the machine does not count, and the peak memory of the process so far.
-The last lines price one network on many accelerators, and pairs: each network on an
-accelerator of its own.
+The last lines of the table price one network on many accelerators, and pairs: each network on
+an accelerator of its own.
+
+Then SCALE-Sim and ZigZag, each in an environment of its own, run a few products on a few arrays
+(those of handover.py, small ones), in processor time too, without their imports; the ratio is of
+the median pair to a layer-configuration of 1,000 networks x 1,000 accelerators. Where they cannot
+be installed, a line says so.
 """
 
 import argparse
@@ -16,7 +21,9 @@ import os
 import resource
 import statistics
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -28,11 +35,20 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.handover import (
+    SCALESIM,
+    ZIGZAG,
+    environment,
+    random_pair,
+    run_scalesim,
+    run_zigzag,
+)
 from hwmodel import Configs, Layers, price
 from hwmodel.config import DATAFLOWS, DEPTHWISE_ENGINES, MULTIPLIERS
 from hwmodel.workload import conv, dense, depthwise, elementwise, pool
 
 SIZES = ((100, 100), (300, 300), (1000, 1000), (1000, 10_000), (1000, 100_000), (1, 300_000))
+COMPARED = (1000, 1000)  # the size whose rate is held against the simulators
 PAIRS = 20_000
 SETTLED = 0.5
 SLICE = 2_000_000  # results of one call; a larger grid is priced by slices, as a sweep does it
@@ -114,11 +130,42 @@ def median_seconds(run, repeats: int) -> float:
     return statistics.median(times)
 
 
+def simulators(n_pairs: int) -> Iterator[tuple[str, float]]:
+    """Each simulator that can be installed, and the median seconds that a pair took it."""
+    rng = np.random.default_rng(0)
+    pairs = [random_pair(rng) for _ in range(n_pairs)]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for version, requirements in SCALESIM.items():
+            if python := environment(folder / version, requirements):
+                runs = [
+                    run_scalesim(python, *pair, folder / f"{version} {at}", version, stalls=True)
+                    for at, pair in enumerate(pairs)
+                ]
+                yield version, statistics.median(each.seconds for each in runs)
+        if python := environment(folder / "zigzag", ZIGZAG):
+            (folder / "runs").mkdir()
+            runs = run_zigzag(python, pairs, folder / "runs")
+            yield "ZigZag", statistics.median(each.seconds for each in runs)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--largest", type=float, default=1e8, help="networks x configurations")
+    parser.add_argument(
+        "--simulated",
+        type=int,
+        default=8,
+        metavar="N",
+        help="pairs that each simulator runs; 0 for none",
+    )
     options = parser.parse_args()
+    if options.simulated and options.largest < np.prod(COMPARED):
+        parser.error(
+            f"--simulated compares with {np.prod(COMPARED):,} pairs: give --largest so "
+            "many, or --simulated 0"
+        )
     rng = np.random.default_rng(0)
     networks = Layers.concat([random_network(rng) for _ in range(1000)])
     print(
@@ -135,12 +182,21 @@ def main() -> None:
         configs = random_configs(n_configs, rng)
         layer_configs = len(layers) * pairs // n_networks
         elapsed = median_seconds(partial(price_all, layers, configs, pairing), options.repeats)
+        if (n_networks, n_configs) == COMPARED:
+            seconds_each = elapsed / layer_configs
         peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(
             f"{pairing:8}{n_networks:>9,}{n_configs:>9,}{pairs:>13,}{layer_configs:>15,}"
             f"{elapsed:>9.3f}{layer_configs / elapsed:>12.3g}{peak_mb:>9.0f}",
             flush=True,
         )
+    if options.simulated:
+        for name, seconds in simulators(options.simulated):
+            print(
+                f"{name}: {seconds:.3g} s a layer-configuration, {seconds / seconds_each:.2g} "
+                "times ours",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

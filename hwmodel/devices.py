@@ -291,22 +291,28 @@ DEVICES = {
 
 
 def device(name: str | Path) -> ConfigTable:
-    """The accelerator of that name as its family's `Configs`, of length 1; `DEVICES` says where it
-    is from. A name that ends in .json is a device file, as `save_device` writes it.
+    """The accelerator of that name as its family's `Configs`, of length 1; `find_device` says where
+    it is from, and what is raised.
+    """
+    found = find_device(name)
+    return found.configs(**found.parameters)
+
+
+def find_device(name: str | Path) -> Device:
+    """The device of that name. A name that ends in .json is a device file, as `save_device` writes
+    it.
 
     Raises ValueError for an unknown name, with the nearest name and the whole list, and for a file
     that is missing or holds no device.
     """
     if str(name).endswith(".json"):
-        found = load_device(name)
-    elif name in DEVICES:
-        found = DEVICES[name]
-    else:
-        raise ValueError(
-            f"unknown device {name!r}; {nearest(name, DEVICES)}the devices are "
-            f"{', '.join(DEVICES)}, or a device file that ends in .json"
-        )
-    return found.configs(**found.parameters)
+        return load_device(name)
+    if name in DEVICES:
+        return DEVICES[name]
+    raise ValueError(
+        f"unknown device {name!r}; {nearest(name, DEVICES)}the devices are "
+        f"{', '.join(DEVICES)}, or a device file that ends in .json"
+    )
 
 
 def save_device(path: str | Path, configs: ConfigTable, provenance: str) -> None:

@@ -64,10 +64,7 @@ def training_step(
         if not isinstance(bits, int | np.integer) or not 1 <= bits <= MAX_BITS:
             raise ValueError(f"{name} must be a whole number from 1 to {MAX_BITS}, got {bits!r}")
     chosen = OPTIMIZERS[optimizer]
-    columns = {
-        field: getattr(layers, "row_params_once" if field == "params" else field)
-        for field in COLUMNS
-    }
+    columns = layers.columns
     place, weighted = np.arange(len(layers)), columns["weights"] > 0
     first = np.full(layers.n_networks, len(layers))
     np.minimum.at(first, layers.network_of_row[weighted], place[weighted])

@@ -182,6 +182,11 @@ class Layers:
         return len(self.offsets) - 1
 
     @property
+    def columns(self) -> dict[str, np.ndarray]:
+        """The columns by the names in `layer_row.COLUMNS`, as the constructor takes them."""
+        return dict(self._columns)
+
+    @property
     def network_of_row(self) -> np.ndarray:
         """[n_rows] the network that each row belongs to."""
         return np.repeat(np.arange(self.n_networks), np.diff(self.offsets))
@@ -321,5 +326,5 @@ class Layers:
         return Layers(folded.names, dict(folded._columns, repeat=repeats[position]), folded.offsets)
 
     def _rows(self, rows: np.ndarray, offsets: np.ndarray) -> Layers:
-        columns = {field: column[rows] for field, column in self._columns.items()}
+        columns = {field: column.take(rows) for field, column in self._columns.items()}
         return Layers(self.names[rows], columns, offsets)

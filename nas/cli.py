@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+import os
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -76,6 +78,38 @@ def parser() -> argparse.ArgumentParser:
     which.add_argument("--trial", type=int, metavar="ID")
     which.add_argument("--best", action="store_true")
     export.add_argument("--to", required=True, metavar="FILE.keras")
+    pricing = command("price", run_price, "price a Keras model on accelerators")
+    pricing.add_argument("model", metavar="MODEL.keras")
+    pricing.add_argument(
+        "--accelerator",
+        dest="accelerators",
+        action="append",
+        required=True,
+        metavar="NAME|FILE.json",
+        help="of 'nas list accelerators', or a file of 'nas measure'; again for a column more",
+    )
+    pricing.add_argument("--batch", type=int, default=1, metavar="N", help="examples at once (1)")
+    for operand in ("weight", "activation"):
+        pricing.add_argument(
+            f"--{operand}-bits",
+            type=int,
+            metavar="N",
+            help="8, or those that a measured device was measured at",
+        )
+    pricing.add_argument(
+        "--skip",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME",
+        help="pass over layers of this name, path (outer/inner) or class",
+    )
+    pricing.add_argument("--layers", action="store_true", help="and what bounds each layer")
+    pricing.add_argument("--training", action="store_true", help="one training step instead")
+    pricing.add_argument("--json", action="store_true", help="one JSON object")
+    measuring = command("measure", run_measure, "time this machine and save it as a device")
+    measuring.add_argument("--to", required=True, metavar="DEVICE.json")
+    measuring.add_argument("--threads", type=int, metavar="N", help="to run networks on (all)")
     listing = command("list", run_list, "what there is to name in a search")
     listing.add_argument(
         "what",
@@ -192,9 +226,15 @@ def print_table(table, top: int) -> None:
                 f"{row['hw.clock_mhz']} MHz",
             ]
         )
+    print_aligned(lines)
+
+
+def print_aligned(lines: list[list[str]]) -> None:
+    """Lines of cells in columns, the first line as their heading, and an empty line."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for number, line in enumerate(lines):
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)))
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        print("  ".join(cells).rstrip())
         if number == 0:
             print("  ".join("-" * width for width in widths))
     print()
@@ -264,6 +304,51 @@ def run_export(options: argparse.Namespace) -> None:
             raise ValueError(f"{options.dir} has no trained design yet; go on with nas resume")
         trial = int(table["trial"][0])
     print(f"wrote {export_keras(run, trial, Path(options.to))}")
+
+
+def run_price(options: argparse.Namespace) -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets on standard error
+    from nas.price_model import layer_lines, lines_of, price_model
+
+    prices = price_model(
+        options.model,
+        options.accelerators,
+        batch=options.batch,
+        weight_bits=options.weight_bits,
+        activation_bits=options.activation_bits,
+        skip=options.skip,
+        training=options.training,
+        by_layer=options.layers,
+    )
+    if options.json:
+        table = {
+            "model": options.model,
+            "batch": options.batch,
+            "training": options.training,
+            "prices": [each.as_json() for each in prices],
+        }
+        print(json.dumps(table))
+        return
+    step = "training step" if options.training else "inference"
+    print(
+        f"{options.model}: {prices[0].params:,} parameters; {prices[0].macs:,} "
+        f"multiply-accumulates in one {step} of batch {options.batch}\n"
+    )
+    print_aligned(lines_of(prices))
+    for each in prices:
+        if each.reason:
+            print(f"{each.accelerator} cannot run it: {each.reason}\n")
+        if each.layers is not None:
+            print(each.accelerator)
+            print_aligned(layer_lines(each.layers))
+
+
+def run_measure(options: argparse.Namespace) -> None:
+    from nas.measure import measure_to
+
+    measured = measure_to(options.to, options.threads, shown=sys.stderr.isatty())
+    print(f"wrote {options.to}: {measured.summary}")
+    print(f"use it: nas price MODEL.keras --accelerator {options.to}")
 
 
 def run_list(options: argparse.Namespace) -> None:
