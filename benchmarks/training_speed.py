@@ -1,6 +1,6 @@
 """Candidates per minute: our workers against keras.Model.fit and a KerasTuner tuner.
 
-    python benchmarks/training_speed.py [--networks 20] [--images 0] [--epochs 3]
+    python benchmarks/training_speed.py [--networks 20] [--images 0] [--epochs 1]
 
 The same networks of the quick start's space, images, epochs, batches and schedules on both cores,
 in one run. Peers train the float network; ours trains it with its quantizers, at the bits drawn.
@@ -258,19 +258,8 @@ def best_settings(role: str, processes: int, chosen: list[dict], settings: dict)
     return min(timed, key=lambda pair: pair[0])[1]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--networks", type=int, default=20)
-    parser.add_argument("--images", type=int, default=0, help="training images; 0: all 6,500")
-    parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--seeds", type=int, default=5, help="of the comparison of accuracies")
-    parser.add_argument("--role", choices=["fit", "tuner"], help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.role:
-        return play(options.role)
-    settings = {"images": options.images, "epochs": options.epochs}
-    chosen = designs(options.networks)
-    print(f"{len(chosen)} networks of the quick start's space (seed {SEED}), {settings}, 2 cores")
+def compare_speeds(chosen: list[dict], settings: dict) -> None:
+    """The same candidates by everyone, and how much faster ours are."""
     few = chosen[:3]
     peers = {
         "keras.Model.fit": ("fit", best_settings("fit", 1, few, settings)),
@@ -295,16 +284,41 @@ def main() -> None:
         f"against fit in two pinned processes, as our workers are laid out: "
         f"{rows['fit, our layout'][0] / ours:.2f}\n"
     )
-    full = {key: 32 for key in chosen[0] if key.startswith("bits.")}
-    one = [{**chosen[0], **full}] * options.seeds
+
+
+def compare_accuracies(choices: dict, settings: dict, seeds: int) -> None:
+    """One network at 32 bits by our loop and by fit, and how far seeds spread."""
+    one = [{**choices, **{key: 32 for key in choices if key.startswith("bits.")}}] * seeds
+    lent = {**settings, "processes": 2, "steps_per_execution": 1}
     for name, accuracies in (
         ("our workers", time_ours(one, settings)[1]),
-        ("keras.Model.fit", time_peer("fit", one, peers["fit, our layout"][1])[1]),
+        ("keras.Model.fit", time_peer("fit", one, lent)[1]),
     ):
         print(
-            f"one network, 32 bits, {options.seeds} seeds, {name:16} accuracy "
+            f"one network, 32 bits, {settings['epochs']} epochs, {seeds} seeds, {name:16} accuracy "
             f"{np.mean(accuracies):.3f} +- {np.std(accuracies, ddof=1):.3f}"
         )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", type=int, default=20)
+    parser.add_argument("--images", type=int, default=0, help="training images; 0: all 6,500")
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=5, help="of the comparison of accuracies")
+    parser.add_argument("--accuracy-epochs", type=int, default=6, help="of that comparison")
+    parser.add_argument("--accuracy-only", action="store_true", help="leave the timing out")
+    parser.add_argument("--role", choices=["fit", "tuner"], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.role:
+        return play(options.role)
+    settings = {"images": options.images, "epochs": options.epochs}
+    chosen = designs(options.networks)
+    print(f"{len(chosen)} networks of the quick start's space (seed {SEED}), {settings}, 2 cores")
+    if not options.accuracy_only:
+        compare_speeds(chosen, settings)
+    longer = {**settings, "epochs": options.accuracy_epochs}
+    compare_accuracies(chosen[0], longer, options.seeds)
 
 
 if __name__ == "__main__":

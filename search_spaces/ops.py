@@ -117,7 +117,13 @@ class Convolution(Operation):
         import keras
 
         y = keras.layers.Conv2D(
-            self.filters, self.kernel, self.stride, "same", use_bias=False, name=name
+            self.filters,
+            self.kernel,
+            self.stride,
+            "same",
+            use_bias=False,
+            kernel_initializer="he_normal",
+            name=name,
         )(tensors[0])
         return keras.layers.BatchNormalization(epsilon=NORM_EPSILON, name=f"{name}.norm")(y)
 
@@ -307,7 +313,7 @@ class Dense(Operation):
         import keras
 
         flat = keras.layers.Flatten(name=f"{name}.flat")(tensors[0])
-        y = keras.layers.Dense(self.units, name=name)(flat)
+        y = keras.layers.Dense(self.units, kernel_initializer="he_normal", name=name)(flat)
         return keras.layers.Reshape((1, 1, self.units), name=f"{name}.map")(y)
 
     def keras_weights(self, name, weights, moments) -> dict[str, list]:
