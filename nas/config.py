@@ -91,11 +91,22 @@ def assign(table: dict, assignment: str) -> None:
         value = text.strip()  # a bare word is a string, as typed at a shell
     section, dot, rest = key.partition(".")
     if dot and isinstance(DEFAULTS.get(section), dict):
-        table.setdefault(section, {})[rest] = value
+        override(table, section, {rest: value})
     elif dot:
-        table.setdefault("space", {})[key] = value
+        override(table, "space", {key: value})
     else:
         table[key] = value
+
+
+def override(table: dict, key: str, value: Any) -> None:
+    """Set a key or merge a table into a section; another name drops the old one's options."""
+    if not isinstance(value, Mapping) or not isinstance(DEFAULTS.get(key), dict):
+        table[key] = value
+        return
+    section = {**DEFAULTS[key], **table.get(key, {})}
+    if key in TABLES and value.get("name", section["name"]) != section["name"]:
+        section = {}
+    table[key] = {**section, **value}
 
 
 def complete(table: Mapping) -> dict:

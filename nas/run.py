@@ -107,13 +107,11 @@ def search(
     """
     table = configuration.read(preset)
     for key, value in {**(settings or {}), **overrides}.items():
-        merge = isinstance(value, Mapping) and isinstance(table.get(key), Mapping)
-        table[key] = {**table[key], **value} if merge else value
+        configuration.override(table, key, value)
     for assignment in assignments:
         configuration.assign(table, assignment)
     if data:
-        # a preset's own subset of the embedded sample stays as it is: another data set is named
-        table["evaluator"] = {**table.get("evaluator", {}), "path": str(Path(data).resolve())}
+        configuration.override(table, "evaluator", {"path": str(Path(data).resolve())})
     config = configuration.complete(table)
     configuration.make_evaluator(config).check()
     run_dir = RunDir(run_dir or new_run_dir(config["preset"]))

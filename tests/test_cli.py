@@ -124,6 +124,17 @@ def test_settings_are_merged_in_order(here):
     assert config.complete(whole) == whole, "a complete configuration is its own completion"
 
 
+def test_another_name_drops_the_options_of_the_one_before():
+    table = config.read("quickstart")
+    assert "population" in table["controller"]
+    config.assign(table, "controller.name=policy_gradient")
+    config.assign(table, "controller.units=32")
+    whole = config.complete(table)
+    assert whole["controller"]["name"] == "policy_gradient" and whole["controller"]["units"] == 32
+    config.override(table, "reward", {"name": "pareto", "objectives": ["accuracy", "-area_mm2"]})
+    assert config.make_reward(config.complete({**table, "controller": {"name": "random"}})).names
+
+
 @pytest.mark.parametrize("name", config.presets())
 def test_every_preset_is_valid(name):
     whole = config.complete(config.read(name))
