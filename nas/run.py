@@ -212,6 +212,7 @@ def _go_on(run: Run, *, progress: bool) -> Run:
         Progress(config["trials"], run, shown=progress) as watch,
     ):
         log.info("searching in %s: %s", run.dir.path, run.space)
+        store.log(f"searching, {store.count('told IS NOT NULL')} trials told so far")
         Search(
             family=config["space"]["network"],
             space=run.space,
@@ -227,6 +228,7 @@ def _go_on(run: Run, *, progress: bool) -> Run:
             watch=watch,
         ).run()
         train_finals(run, executor, store, watch)
+        store.log("searched to the end")
     log.info("writing the leaderboard and the report")
     run.write_results()
     return run
