@@ -9,7 +9,7 @@ are.
 from __future__ import annotations
 
 import difflib
-import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,11 +33,14 @@ class Decision:
     name: dotted, unique in its space (`bits.weights.0`).
     values: the possible values, strings, numbers or booleans, all different.
     when: the condition under which it is active: decision name -> the values that it must hold.
+    usual: the values of a search that does not name the decision; with none of them, as for a
+    technique that is off unless asked for, such a search goes without it. All, if not given.
     """
 
     name: str
     values: tuple
     when: Mapping[str, tuple] = field(default_factory=dict)
+    usual: tuple | None = None
 
     def __post_init__(self):
         if not self.values or len(set(self.values)) != len(self.values):
@@ -116,20 +119,27 @@ class Space:
     @property
     def n_designs(self) -> int:
         """How many different designs there are, conditions counted (a Python integer: exact)."""
-        parents = sorted({j for tests in self.conditions for j, _ in tests})
-        leaves = [i for i in range(len(self)) if i not in parents]
-        total = 0
-        for values in itertools.product(*(range(self.sizes[j]) for j in parents)):
-            row = np.zeros((1, len(self)), np.int64)
-            row[0, parents] = values
-            on = self.active(row)[0]
-            if row[0][~on].any():
-                continue  # an inactive parent counts once, at index 0
-            product = 1
-            for i in leaves:
-                product *= int(self.sizes[i]) if on[i] else 1
-            total += product
+        total = 1
+        for group in self._independent():
+            parents = sorted({j for i in group for j, _ in self.conditions[i]})
+            leaves = [i for i in group if i not in parents]
+            rows = np.zeros((int(np.prod(self.sizes[parents])), len(self)), np.int64)
+            grid = np.indices(self.sizes[parents]).reshape(len(parents), len(rows))
+            rows[:, parents] = grid.T
+            on = self.active(rows)
+            once = (rows == np.where(on, rows, 0)).all(1)  # an inactive parent, at index 0
+            counts = np.where(on[once][:, leaves], self.sizes[leaves], 1)
+            kinds, n = np.unique(counts, axis=0, return_counts=True)
+            total *= sum(int(k) * math.prod(map(int, row)) for row, k in zip(kinds, n, strict=True))
         return total
+
+    def _independent(self) -> list[list[int]]:
+        """The decisions in groups that no condition joins."""
+        group = list(range(len(self)))
+        for i, tests in enumerate(self.conditions):
+            for j, _ in tests:
+                group = [group[j] if g == group[i] else g for g in group]
+        return [[i for i, g in enumerate(group) if g == which] for which in sorted(set(group))]
 
     # -- designs ---------------------------------------------------------------------------------
 
@@ -215,21 +225,29 @@ class Space:
     def restrict(self, values: Mapping[str, Any]) -> Space:
         """The space with fewer values: decision name -> a value or a list of them.
 
-        A decision that can no longer be active goes; one fixed to a single value stays, so that
-        its choice is written down. Raises ValueError for an unknown name or value.
+        Unnamed decisions keep their usual values. A decision that can no longer be active goes;
+        one fixed to a single value stays, so that its choice is written down. Raises ValueError
+        for an unknown name or value, and for a decision named without the one it depends on.
         """
         for name in values:
             if name not in self.column:
                 raise ValueError(f"unknown decision '{name}'; {nearest(name, self.names)}")
         kept: dict[str, Decision] = {}
+        left_out: set[str] = set()
         for decision in self.decisions:
             when = {}
             for parent, allowed in decision.when.items():
                 left = kept[parent].values if parent in kept else ()
                 when[parent] = tuple(v for v in allowed if v in left)
             if not all(when.values()):
+                for parent in decision.when:
+                    if decision.name in values and parent in left_out:
+                        raise ValueError(
+                            f"decision '{decision.name}' is named but not '{parent}', which it "
+                            f"depends on: name it too, with some of {list(decision.when[parent])}"
+                        )
                 continue
-            chosen = decision.values
+            chosen = decision.values if decision.usual is None else decision.usual
             if decision.name in values:
                 wanted = values[decision.name]
                 wanted = wanted if isinstance(wanted, (list, tuple)) else [wanted]
@@ -237,5 +255,8 @@ class Space:
                     raise ValueError(f"decision '{decision.name}': an empty list leaves no choice")
                 indices = sorted({decision.index(v) for v in wanted})
                 chosen = tuple(decision.values[i] for i in indices)
+            if not chosen:
+                left_out.add(decision.name)
+                continue
             kept[decision.name] = Decision(decision.name, chosen, when)
         return Space(list(kept.values()))

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from search_spaces import FAMILIES, joint
 from search_spaces.space import Decision, Space
@@ -88,3 +90,34 @@ def test_spaces_join():
 def test_mistakes_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_unnamed_techniques_stay_out_and_unnamed_values_are_the_usual_ones():
+    space = Space([
+        Decision("batch", (8, 32, 64, 32768), usual=(32, 64)),
+        Decision("prune", ("none", "nm"), usual=()),
+        Decision("prune.nm", (1, 2), {"prune": ("nm",)}),
+    ])  # fmt: skip
+    assert space.restrict({}).names == ("batch",)
+    assert space.restrict({}).decisions[0].values == (32, 64)
+    named = space.restrict({"batch": [8, 32], "prune": ["none", "nm"]})
+    assert named.decisions[0].values == (8, 32) and named.names == space.names
+    assert named.restrict({}).names == named.names  # what was chosen once is chosen
+    with pytest.raises(ValueError, match=r"'prune\.nm' is named but not 'prune'"):
+        space.restrict({"prune.nm": 1})
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_designs_are_counted_as_enumeration_counts_them(seed):
+    rng = np.random.default_rng(seed)
+    decisions = []
+    for i in range(rng.integers(1, 7)):
+        values, when = tuple(range(rng.integers(1, 4))), {}
+        if i and rng.random() < 0.6:
+            parent = decisions[rng.integers(i)]
+            n = rng.integers(1, len(parent.values) + 1)
+            when = {parent.name: tuple(parent.values[:n])}
+        decisions.append(Decision(str(i), values, when))
+    space = Space(decisions)
+    assert space.n_designs == len(space.enumerate())
