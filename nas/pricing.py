@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import hwmodel
 from nas.trial import Metrics
 from search_spaces import FAMILIES, hardware
-from search_spaces.cell import DisconnectedError
+from search_spaces.quantizers import UnbuildableError
 from search_spaces.space import Choices
 
 
@@ -41,7 +41,7 @@ def price_designs(family: str, designs: Sequence[Choices]) -> list[tuple[Metrics
     for i, choices in enumerate(designs):
         try:
             layers[i] = FAMILIES[family].layers(choices)
-        except DisconnectedError as error:
+        except UnbuildableError as error:
             outcome[i] = {}, str(error)
     if layers:
         table = hwmodel.Layers.concat([each.folded() for each in layers.values()])

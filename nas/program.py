@@ -19,6 +19,7 @@ from search_spaces.quantizers import (
     FULL_BITS,
     initial_clip,
     initial_step,
+    mean_magnitude,
     quantize_activations,
     quantize_weights,
 )
@@ -41,8 +42,8 @@ def session_options():
 class TrainingContext:
     """Normalization by the batch's own statistics."""
 
-    def quantize(self, x, clip, bits):
-        return quantize_activations(x, clip, bits)
+    def quantize(self, x, clip, bits, function="relu"):
+        return quantize_activations(x, clip, bits, function)
 
     def normalize(self, y, gamma, beta):
         y, _, _ = tf.compat.v1.nn.fused_batch_norm(y, gamma, beta, epsilon=NORM_EPSILON)
@@ -55,9 +56,9 @@ class StatisticsContext:
     def __init__(self):
         self.means, self.variances, self.activations = [], [], []
 
-    def quantize(self, x, clip, bits):
-        self.activations.append(tf.reduce_mean(tf.nn.relu(x)))
-        return quantize_activations(x, clip, bits)
+    def quantize(self, x, clip, bits, function="relu"):
+        self.activations.append(mean_magnitude(x, function))
+        return quantize_activations(x, clip, bits, function)
 
     def normalize(self, y, gamma, beta):
         y, mean, variance = tf.compat.v1.nn.fused_batch_norm(y, gamma, beta, epsilon=NORM_EPSILON)
@@ -72,8 +73,8 @@ class FixedContext:
     def __init__(self, means, variances):
         self.moments = iter(zip(means, variances, strict=True))
 
-    def quantize(self, x, clip, bits):
-        return quantize_activations(x, clip, bits)
+    def quantize(self, x, clip, bits, function="relu"):
+        return quantize_activations(x, clip, bits, function)
 
     def normalize(self, y, gamma, beta):
         mean, variance = next(self.moments)
@@ -248,8 +249,8 @@ class Program:
         return loss / tf.cast(n_steps, tf.float32), right / tf.cast(n_steps, tf.float32)
 
     def _statistics(self, images, order, weight_bits, activation_bits):
-        """Means and variances of every normalization over `order`, end to end, and the mean of
-        ReLU(x) at every activation."""
+        """Means and variances of every normalization over `order`, end to end, and the mean
+        size of what every activation gives."""
         n_batches = tf.shape(order)[0]
         weights = self.weights(self.values.read_value(), weight_bits)
 
