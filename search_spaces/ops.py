@@ -226,10 +226,9 @@ class Add(Operation):
         ]
 
     def apply(self, tensors, weights, bits, context):
-        total = tensors[0]
-        for tensor in tensors[1:]:
-            total = total + tensor
-        return total
+        import tensorflow as tf
+
+        return tf.add_n(tensors)
 
     def keras(self, tensors, name, clip, bits):
         import keras
