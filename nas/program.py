@@ -20,6 +20,7 @@ from nas.layout import MIN_CLIP, MIN_STEP, Layout
 from search_spaces.network import Network
 from search_spaces.ops import NORM_EPSILON
 from search_spaces.quantizers import WEIGHT_QUANTIZERS, activation_clip, quantize_activations
+from search_spaces.training import REFERENCE_BATCH
 
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
@@ -107,12 +108,14 @@ class Program:
     def start(self, values: np.ndarray) -> None:
         """Lay `values` [n] out, forget the optimizer's memory, and let every weight be free."""
         self.n_applied = 0
-        feed = {self.given: values}
-        for variable in self.slots:
-            feed[self.given_of[variable.ref()]] = np.zeros_like(values)
-        self.session.run(self.assign_all, feed)
+        self._lay_out(values)
         if self.switches.masked:
             self.set_mask(np.ones(self.layout.n_weights, np.float32))
+        if self.switches.tied:  # no weight to another
+            self.set_clusters(np.arange(self.layout.n_weights, dtype=np.int32), values)
+
+    def _lay_out(self, values: np.ndarray) -> None:
+        self.session.run([self.assign_values, self.clear_slots], {self.given: values})
 
     def get_values(self) -> np.ndarray:
         """Everything learned: float32 [n]."""
@@ -123,12 +126,15 @@ class Program:
         self.session.run(self.assign_values, {self.given: values})
 
     def set_mask(self, mask: np.ndarray) -> None:
-        """Which kernel weights may differ from 0: float32 [n_weights] of 0 and 1."""
+        """Which kernel weights may differ from 0: float32 [n_weights] of 0 and 1. The others are
+        0 from now on, and the optimizer forgets them."""
         self.session.run(self.assign_mask, {self.given_mask: mask})
 
-    def set_clusters(self, clusters: np.ndarray) -> None:
-        """Which kernel weights move together: int32 [n_weights], cluster numbers from 0."""
+    def set_clusters(self, clusters: np.ndarray, values: np.ndarray) -> None:
+        """Let kernel weights move together: int32 [n_weights], cluster numbers from 0, `values` [n]
+        being equal within a cluster; the optimizer forgets how they moved apart."""
         self.session.run(self.assign_clusters, {self.given_clusters: clusters})
+        self._lay_out(values)
 
     def step(self, *arguments) -> tuple[float, float]:
         """One update; returns (loss, right answers as a share).
@@ -153,10 +159,11 @@ class Program:
         """Begin a new sum."""
         self.session.run(self.clear_sum)
 
-    def gradient(self, *arguments) -> np.ndarray:
-        """The gradient of everything learned over some images, no mask in force: float32 [n];
-        arguments as of `step` but the rate."""
-        return self._gradient(*arguments)
+    def kernel_gradient(self, *arguments) -> np.ndarray:
+        """The gradient over some images of what the kernels are after quantization and mask, of the
+        masked weights too: float32 [n_weights]; arguments as of `step` but the rate."""
+        unscaled = [1.0] if self.switches.accumulated else []
+        return self._kernel_gradient(*arguments, *unscaled)
 
     def _powers(self) -> list[np.float32]:
         """Adam's bias corrections at the coming update."""
@@ -168,7 +175,7 @@ class Program:
     # -- the graph --------------------------------------------------------------------------------
 
     def _build(self) -> None:
-        switches, layout, n = self.switches, self.layout, self.layout.n
+        switches, n = self.switches, self.layout.n
         place = tf.compat.v1.placeholder
         self.values = tf.Variable(tf.zeros(n), trainable=False)
         self.slots = [
@@ -176,12 +183,8 @@ class Program:
             for _ in range(2 if switches.optimizer == "adam" else 1)
         ]
         self.given = place(tf.float32, [n])
-        self.given_of = {variable.ref(): place(tf.float32, [n]) for variable in self.slots}
         self.assign_values = self.values.assign(self.given).op
-        self.assign_all = [
-            self.assign_values,
-            *(v.assign(self.given_of[v.ref()]).op for v in self.slots),
-        ]
+        self.clear_slots = [variable.assign(tf.zeros(n)).op for variable in self.slots]
         images = place(tf.float32, [None, *self.network.image])
         labels = place(tf.int32, [None])
         bits = [place(tf.int32, [len(self.network.groups)]) for _ in range(2)]
@@ -192,12 +195,14 @@ class Program:
         scale = place(tf.float32, []) if switches.accumulated else None
 
         values = self.values.read_value()
-        mask = self._mask() if switches.masked else None
+        if switches.masked:
+            self.mask = self._mask()
         loss, right, gradient = self._gradient_of(values, data, teaching, scale)
         call = self.session.make_callable
-        self._gradient = call(gradient, [*data, *teaching]) if scale is None else None
+        scaling = [] if scale is None else [scale]
+        self._kernel_gradient = call(self.dense_gradient, [*data, *teaching, *scaling])
         if not switches.accumulated:
-            update = self._update(values, gradient, mask, rate, powers)
+            update = self._update(values, gradient, rate, powers)
             self._step = call([loss, right, update], [*data, rate, *teaching, *powers])
             return
         share = place(tf.float32, [])
@@ -206,7 +211,8 @@ class Program:
         add = total.assign_add(share * gradient).op
         self._add = call([loss, right, finite, add], [share, scale, *data, *teaching])
         self.clear_sum = total.assign(tf.zeros(n)).op
-        update = self._update(values, total.read_value(), mask, rate, powers)
+        self.clear_slots.append(self.clear_sum)
+        update = self._update(values, total.read_value(), rate, powers)
         with tf.control_dependencies([update]):
             cleared = total.assign(tf.zeros(n)).op
         self._apply = call([cleared], [rate, *powers])
@@ -220,7 +226,11 @@ class Program:
     def _mask(self):
         mask = tf.Variable(tf.zeros(self.layout.n_weights), trainable=False)
         self.given_mask = tf.compat.v1.placeholder(tf.float32, mask.shape)
-        self.assign_mask = mask.assign(self.given_mask).op
+        whole = tf.concat([self.given_mask, tf.ones(self.layout.n - self.layout.n_weights)], 0)
+        self.assign_mask = [
+            mask.assign(self.given_mask).op,
+            *(v.assign(v.read_value() * whole).op for v in (self.values, *self.slots)),
+        ]
         return mask.read_value()
 
     def _clusters(self):
@@ -243,6 +253,9 @@ class Program:
                 layout.owner,
                 layout.kernel_sizes,
             )
+        if switches.masked:
+            kernels *= self.mask
+        self.kernels = kernels
         kernels = tf.cast(kernels, COMPUTE[switches.precision])
         weights: list[dict] = [{} for _ in self.network.steps]
         pieces = tf.split(kernels, layout.kernel_sizes)
@@ -256,8 +269,9 @@ class Program:
             groups = np.array([p.group for p in layout.clips], np.int32)
             inputs = [self.network.inputs[p.step][0] for p in layout.clips]
             sizes = tf.constant([float(np.prod(shape)) for shape in inputs])
-            # a clip's gradient is scaled by 1/sqrt(elements), as LSQ scales its own
-            share = tf.math.rsqrt(sizes * tf.cast(self.batch, tf.float32))
+            # a clip's gradient is scaled by 1/sqrt(elements), as LSQ scales its own, whatever the
+            # batch: the loss is a mean over it
+            share = tf.math.rsqrt(sizes * REFERENCE_BATCH)
             clips = clips * share + tf.stop_gradient(clips - clips * share)
             used = activation_clip(tf.abs(clips) + MIN_CLIP, tf.gather(activation_bits, groups))
             for place, clip in zip(layout.clips, tf.unstack(used), strict=True):
@@ -270,7 +284,6 @@ class Program:
     def _gradient_of(self, values, data, teaching, scale):
         """(loss, share of right answers, gradient [n]) over a batch."""
         images, labels, weight_bits, activation_bits = data
-        self.batch = tf.shape(labels)[0]
         weights = self._weights(values, weight_bits, activation_bits)
         scores = self.network.apply(
             tf.cast(images, COMPUTE[self.switches.precision]),
@@ -294,18 +307,19 @@ class Program:
             # Hinton et al., 1503.02531: T^2 keeps the gradient's size at any temperature
             loss = (1 - weight) * loss + weight * temperature**2 * tf.reduce_mean(soft)
         if scale is None:
-            return loss, right, tf.gradients(loss, values)[0]
-        return loss, right, tf.gradients(loss * scale, values)[0] / scale
+            gradient, self.dense_gradient = tf.gradients(loss, [values, self.kernels])
+            return loss, right, gradient
+        gradients = tf.gradients(loss * scale, [values, self.kernels])
+        gradient, self.dense_gradient = (each / scale for each in gradients)
+        return loss, right, gradient
 
-    def _update(self, values, gradient, mask, rate, powers):
+    def _update(self, values, gradient, rate, powers):
         """The operation that moves the values; `gradient` [n]."""
         layout, switches = self.layout, self.switches
         n = layout.n_weights
-        kernels, rest = values[:n], gradient[n:]
-        if mask is not None:
-            gradient = tf.concat([gradient[:n] * mask, rest], 0)
+        kernels = values[:n]
         if switches.tied:
-            gradient = tf.concat([self._shared(gradient[:n]), rest], 0)
+            gradient = tf.concat([self._shared(gradient[:n]), gradient[n:]], 0)
         if switches.optimizer == "adam":
             # decay apart from the gradient (Loshchilov and Hutter, 1711.05101)
             decay = tf.pad(rate * WEIGHT_DECAY * kernels, [[0, layout.n - n]])

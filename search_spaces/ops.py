@@ -305,7 +305,7 @@ class Dense(Operation):
         import tensorflow as tf
 
         flat = tf.reshape(tensors[0], [-1, weights["kernel"].shape[0]])
-        y = tf.matmul(flat, weights["kernel"]) + weights["bias"]
+        y = tf.matmul(flat, weights["kernel"]) + tf.cast(weights["bias"], flat.dtype)
         return tf.reshape(y, [-1, 1, 1, self.units])
 
     def keras(self, tensors, name, clip, bits):
