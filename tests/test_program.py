@@ -10,6 +10,7 @@ from nas.train import Recipe, Stepper, Trainer, first_values
 from search_spaces import cell
 from search_spaces.network import IMAGE, Network, Plan
 from search_spaces.ops import Activation, Dense
+
 from test_cell import design  # isort: skip
 
 FULL = (32, 32, 32, 32)
@@ -113,7 +114,7 @@ def test_loss_scaling_keeps_what_float16_would_lose():
     """Inputs so small that gradients fall below float16's least number, 6e-8, without a scale."""
     network = plain()
     recipe = recipe_of(network, precision="float16", weight_bits=(32,), activation_bits=(32,))
-    tiny, bits = X * 1e-6, (np.int32([32]),) * 2
+    tiny, bits = X * 2e-6, (np.int32([32]),) * 2
     exact = started(network, recipe_of(network, weight_bits=(32,), activation_bits=(32,)))
     wanted = exact.layout.pieces(exact.kernel_gradient(tiny, Y, *bits))[0]
     lost = np.count_nonzero(wanted)
@@ -127,7 +128,7 @@ def test_loss_scaling_keeps_what_float16_would_lose():
         rest = move + 1.9 * program.WEIGHT_DECAY * compiled.layout.pieces(
             before[: exact.layout.n_weights])[0]  # fmt: skip
         shares[scale] = np.linalg.norm(rest + 1.9 * wanted) / np.linalg.norm(1.9 * wanted)
-    assert lost and shares[1.0] > 0.5 and shares[2.0**15] < 0.1, shares
+    assert lost and shares[1.0] > 0.5 and shares[2.0**15] < 0.2, shares
 
 
 def test_an_overflow_is_skipped_and_halves_the_scale():
