@@ -51,7 +51,7 @@ def keras_model(run: Run, trial_id: int) -> keras.Model:
         }
         if "kernel" in own:
             own["kernel"] = dequantized(
-                own["kernel"], tensors[f"{step.name}/step"], bits[step.group].weights
+                own["kernel"], tensors[f"{step.name}/kernel.step"], bits[step.group].weights
             )
         moments = [
             tensors[key] for key in (f"{step.name}/mean", f"{step.name}/variance") if key in tensors

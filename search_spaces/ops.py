@@ -370,10 +370,9 @@ class Add(Operation):
         ]
 
     def apply(self, tensors, weights, bits, context):
-        total = tensors[0]
-        for tensor in tensors[1:]:
-            total = total + tensor
-        return total
+        import tensorflow as tf
+
+        return tf.add_n(tensors)
 
     def keras(self, tensors, name, clip, bits):
         import keras
@@ -516,7 +515,7 @@ class Dense(Operation):
         import tensorflow as tf
 
         flat = tf.reshape(tensors[0], [-1, weights["kernel"].shape[0]])
-        y = tf.matmul(flat, weights["kernel"]) + weights["bias"]
+        y = tf.matmul(flat, weights["kernel"]) + tf.cast(weights["bias"], flat.dtype)
         return tf.reshape(y, [-1, 1, 1, self.units])
 
     def keras(self, tensors, name, clip, bits):

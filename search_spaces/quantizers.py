@@ -31,20 +31,24 @@ class UnbuildableError(ValueError):
 def weight_levels(bits):
     """(Qn, Qp), the magnitudes of the lowest and the highest integer of a signed weight.
 
-    Works on integers and on arrays; two bits have -2, -1, 0, 1. Floats, exact below 2^53.
+    Works on integers and on arrays; two bits have -2, -1, 0, 1, and one bit -1 and 1. Floats,
+    exact below 2^53.
     """
     half = 2.0 ** (np.asarray(bits, np.float64) - 1)
-    return half, half - 1
+    return half, np.maximum(half - 1, 1)
 
 
 def initial_step(kernel: np.ndarray, bits: int) -> float:
     """LSQ's first step, 2 mean|w| / sqrt(Qp), or a finer one where the range allows.
 
     LSQ's rule is meant for few bits: at 16 it would leave steps of a hundredth of a weight. There
-    the step that spans `HEADROOM` times the largest weight is smaller, and is taken.
+    the step that spans `HEADROOM` times the largest weight is smaller, and is taken. One bit has
+    mean|w|, the scale nearest to the weights (Rastegari et al., 1603.05279).
     """
     _, top = weight_levels(bits)
     magnitude = np.abs(kernel)
+    if bits == 1:
+        return float(magnitude.mean())
     return float(min(2 * magnitude.mean() / np.sqrt(top), HEADROOM * magnitude.max() / top))
 
 
@@ -75,9 +79,12 @@ def initial_clip(mean_activation, bits):
 
 
 def integer_weights(kernel: np.ndarray, step: float, bits: int) -> np.ndarray:
-    """The integers that an accelerator stores: round(w / step) within [-Qn, Qp], int64."""
+    """The integers that an accelerator stores: round(w / step) within [-Qn, Qp], int64; of one
+    bit the signs."""
     low, top = weight_levels(bits)
     scaled = kernel.astype(np.float32) / np.float32(abs(step))
+    if bits == 1:
+        return np.where(scaled >= 0, 1, -1)
     return np.rint(np.clip(scaled, -low, top)).astype(np.int64)
 
 
@@ -139,7 +146,7 @@ def activation_clip(clip, bits):
     import tensorflow as tf
 
     learned = tf.logical_and(bits < FULL_BITS, clip < FULL_CLIP)
-    return tf.where(learned, clip, tf.constant(FULL_CLIP, clip.dtype))
+    return tf.where(learned, clip, tf.constant(FULL_CLIP, tf.float32))
 
 
 @cache
@@ -159,10 +166,8 @@ def _register_pact() -> str:
             num_bits=16,
             narrow_range=op.get_attr("narrow_range"),
         )
-        size = float(np.prod(x.shape.as_list()))
-        # low is a constant 0 or the negative clip: its part reaches the clip through the negation
-        low_part = back.backprop_wrt_min / size**0.5
-        return back.backprops_wrt_input, low_part, back.backprop_wrt_max / size**0.5, None
+        # low is a constant 0 or the negative clip, through whose negation its part comes
+        return back.backprops_wrt_input, back.backprop_wrt_min, back.backprop_wrt_max, None
 
     return "nas.PACT"
 
@@ -171,22 +176,21 @@ def quantize_activations(x, clip, bits, function: str = "relu"):
     """f(x), fake-quantized: ReLU to `bits` unsigned bits on [0, clip], in one fused kernel; others
     to signed ones on [-clip, clip].
 
-    x: float tensor; clip: float scalar tensor > 0, learned; bits: int32 scalar tensor, 1 to 32,
-    and 2 at least where signed. Gradients, in a graph: straight through inside the range, and to
-    the clip the sum over what lies above it (PACT eq. 3), less that over what lies below -clip,
-    scaled by 1/sqrt(elements) as LSQ scales its own. They override those of the kernel:
+    x: float tensor; clip: float scalar tensor > 0, as `activation_clip` gives it; bits: int32
+    scalar tensor, 1 to 32, and 2 at least where signed. Gradients, in a graph: straight through
+    inside the range, and to the clip the sum over what lies above it (PACT eq. 3), less the sum
+    over what lies below -clip. They override those of the kernel:
     tf.custom_gradient would register, and keep, a closure for every use.
     """
     import tensorflow as tf
 
     signed = function != "relu"  # which the kernel itself computes: it clips at 0
-    limit = activation_clip(clip, bits)
     graph = tf.compat.v1.get_default_graph()
     with graph.gradient_override_map({"QuantizeAndDequantizeV3": _register_pact()}):
         return tf.raw_ops.QuantizeAndDequantizeV3(
             input=activate(x, function) if signed else x,
-            input_min=-limit if signed else 0.0,
-            input_max=limit,
+            input_min=-clip if signed else 0.0,
+            input_max=clip,
             num_bits=bits,
             signed_input=signed,
             range_given=True,
@@ -201,13 +205,22 @@ def quantize_weights(flat, steps, bits, owner, sizes):
     flat: float [n]; steps: float [tensors] > 0, learned; bits: int32 [tensors];
     owner: int32 [n], the tensor that each weight belongs to; sizes: how many weights each has.
     Rounding passes gradients straight through, from which LSQ's eq. 3 follows for the steps; they
-    are scaled by 1/sqrt(size Qp) (section 2.2).
+    are scaled by 1/sqrt(size Qp) (section 2.2). One bit is the sign times the step, the gradient
+    straight through everywhere.
     """
     import tensorflow as tf
 
     half = tf.pow(2.0, tf.cast(bits - 1, tf.float32))
-    low, top = -half, half - 1.0
+    low, top = -half, tf.maximum(half - 1.0, 1.0)
     scale = tf.math.rsqrt(tf.constant(sizes, tf.float32) * top)
-    step = tf.gather(steps * scale + tf.stop_gradient(steps - steps * scale), owner)
-    within = tf.minimum(tf.maximum(flat / step, tf.gather(low, owner)), tf.gather(top, owner))
-    return (within + tf.stop_gradient(tf.round(within) - within)) * step
+    # one row a tensor, gathered once: step, lowest and highest level, whether there is one bit
+    columns = [steps * scale + tf.stop_gradient(steps - steps * scale), low, top, 2.0 - half]
+    step, low, top, binary = tf.unstack(tf.gather(tf.stack(columns), owner, axis=1))
+    within = tf.minimum(tf.maximum(flat / step, low), top)
+    rounded = (within + tf.stop_gradient(tf.round(within) - within)) * step
+    signs = tf.where(flat >= 0, 1.0, -1.0) * step + (flat - tf.stop_gradient(flat))
+    return tf.where(binary > 0, signs, rounded)
+
+
+# name -> function: of the learned weights, as `quantize_weights`
+WEIGHT_QUANTIZERS = {"lsq": quantize_weights}

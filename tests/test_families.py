@@ -119,7 +119,7 @@ def test_the_exported_network_scores_as_the_loop_that_trained_it(family, choices
         own = {p.name: tensors[f"{step.name}/{p.name}"]
                for p in step.op.parameters(network.inputs[i])}  # fmt: skip
         if "kernel" in own:
-            step_size = tensors[f"{step.name}/step"]
+            step_size = tensors[f"{step.name}/kernel.step"]
             own["kernel"] = dequantized(own["kernel"], step_size, weight_bits[step.group])
         moments = [tensors[k] for k in (f"{step.name}/mean", f"{step.name}/variance")
                    if k in tensors]  # fmt: skip

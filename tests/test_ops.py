@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from hwmodel.workload import Layers
-from nas.program import FixedContext, StatisticsContext
+from nas.scoring import FixedContext, StatisticsContext
 from search_spaces import ops
 from search_spaces.ops import OPS, Precision
 from search_spaces.quantizers import FUNCTIONS, UnbuildableError
@@ -120,7 +120,7 @@ def test_faces_compute_the_same_for_the_same_weights(name, op, inputs, bits):
 def test_statistics_see_the_batch_and_the_activation():
     rng = np.random.default_rng(0)
     x = rng.normal(0.3, 1, (BATCH, *FEATURES)).astype(np.float32)
-    context = StatisticsContext()
+    context = StatisticsContext(quantized=True)
     op = ops.Convolution(4, 1)
     kernel = rng.normal(0, 1, (1, 1, FEATURES[2], 4)).astype(np.float32)
     one, zero = tf.ones(4), tf.zeros(4)
