@@ -89,6 +89,16 @@ class Network:
             for parameter in step.op.parameters(self.inputs[i])
         ]
 
+    @cached_property
+    def training_flops(self) -> int:
+        """Floating-point operations of a training step an image: two a multiply-accumulate forward
+        and four backward, but for the gradient of the image, which nobody needs."""
+        total = 0
+        for step, inputs in zip(self.steps, self.inputs, strict=True):
+            rows = Layers.from_rows(step.op.cost(step.name, inputs, Precision(8, 8), 1))
+            total += 2 * int(rows.macs[0]) * (3 - (IMAGE in step.inputs))
+        return total
+
     def layers(self, precisions: Sequence[Precision], batch: int) -> Layers:
         """Rows for the hardware model; precisions: one a group."""
         return Layers.from_rows(
