@@ -10,6 +10,7 @@ are shared by the edges that leave a node.
 from __future__ import annotations
 
 from hwmodel.workload import Layers
+from search_spaces.compression import compressions, factored, rank_share
 from search_spaces.network import ACTIVATION, IMAGE, Network, Plan, add_head, live
 from search_spaces.ops import Activation, Add, AveragePool, Convolution
 from search_spaces.precision import GROUPS, precisions
@@ -109,7 +110,8 @@ def network(choices: Choices) -> Network:
             name = f"stage{stage}.cell{cell}"
             at = add_cell(plan, name, at, ops, width << stage, stage, function)
     add_head(plan, at, function, ends)
-    return Network(live(plan.steps), (resolution, resolution, 3), GROUPS)
+    whole = Network(live(plan.steps), (resolution, resolution, 3), GROUPS)
+    return factored(whole, rank_share(choices))
 
 
 def build(choices: Choices):
@@ -118,5 +120,6 @@ def build(choices: Choices):
 
 
 def layers(choices: Choices) -> Layers:
-    """Its rows for the hardware model, in the chosen bits, at the serving batch."""
-    return network(choices).layers(precisions(choices), choices["serve.batch"])
+    """Its rows for the hardware model, in the chosen bits, compressed, at the serving batch."""
+    bits, batch = precisions(choices), choices["serve.batch"]
+    return network(choices).layers(bits, batch, compressions(choices))

@@ -13,6 +13,7 @@ reads it, and its sums go on to the addition.
 from __future__ import annotations
 
 from hwmodel.workload import Layers
+from search_spaces.compression import compressions, factored, rank_share
 from search_spaces.network import ACTIVATION, IMAGE, Network, Plan, add_head, live
 from search_spaces.ops import Add, Convolution, Dense, DepthwiseConvolution, Gate, GlobalPool
 from search_spaces.precision import GROUPS, precisions
@@ -117,7 +118,8 @@ def network(choices: Choices) -> Network:
     at = plan.add("head.conv", Convolution(HEAD_EXPANSION * n_in, 1), at, group=2)
     add_head(plan, at, function, ends)
     resolution = choices["mobile.resolution"]
-    return Network(live(plan.steps), (resolution, resolution, 3), GROUPS)
+    whole = Network(live(plan.steps), (resolution, resolution, 3), GROUPS)
+    return factored(whole, rank_share(choices))
 
 
 def build(choices: Choices):
@@ -127,4 +129,5 @@ def build(choices: Choices):
 
 def layers(choices: Choices) -> Layers:
     """Its rows for the hardware model, in the chosen bits, at the serving batch."""
-    return network(choices).layers(precisions(choices), choices["serve.batch"])
+    bits, compressed = precisions(choices), compressions(choices)
+    return network(choices).layers(bits, choices["serve.batch"], compressed)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hwmodel.workload import Layers
+from search_spaces.compression import compressions, factored, rank_share
 from search_spaces.network import ACTIVATION, IMAGE, Network, Plan, add_head, live
 from search_spaces.ops import Add, AveragePool, Concat, Convolution, DepthwiseConvolution, MaxPool
 from search_spaces.precision import GROUPS, precisions
@@ -158,7 +159,8 @@ def network(choices: Choices) -> Network:
             at = add_cell(cell, kind, choices, inputs)
             before, last = last, (at, stage)
     add_head(plan, last[0], function, ends)
-    return Network(live(plan.steps), (resolution, resolution, 3), GROUPS)
+    whole = Network(live(plan.steps), (resolution, resolution, 3), GROUPS)
+    return factored(whole, rank_share(choices))
 
 
 def build(choices: Choices):
@@ -168,4 +170,5 @@ def build(choices: Choices):
 
 def layers(choices: Choices) -> Layers:
     """Its rows for the hardware model, in the chosen bits, at the serving batch."""
-    return network(choices).layers(precisions(choices), choices["serve.batch"])
+    bits, compressed = precisions(choices), compressions(choices)
+    return network(choices).layers(bits, choices["serve.batch"], compressed)

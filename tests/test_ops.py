@@ -21,6 +21,11 @@ EXAMPLES = {
         (ops.Convolution(8, (1, 7)), [FEATURES]),
         (ops.Convolution(4, (7, 1), stride=2), [FEATURES]),
     ],
+    "low_rank_convolution": [
+        (ops.LowRankConvolution(8, 3, 2), [FEATURES]),
+        (ops.LowRankConvolution(4, 1, 3), [FEATURES]),
+        (ops.LowRankConvolution(8, 3, 4, stride=2), [FEATURES]),
+    ],
     "depthwise_convolution": [
         (ops.DepthwiseConvolution(3), [FEATURES]),
         (ops.DepthwiseConvolution(5), [FEATURES]),
