@@ -144,11 +144,14 @@ def _updates(columns: dict, chosen: Optimizer, gradient_bits: int, master_bits: 
     }
 
 
+_STORED = ("weights", "params", "bias_words", "index_bits", "nm_n", "nm_m", "gather_bytes")
+
+
 def _without_parameters(columns: dict) -> dict:
-    """The columns of dense rows that store nothing of their own."""
+    """The columns of dense, plain rows that store nothing of their own."""
     zero, one = np.zeros_like(columns["m"]), np.ones_like(columns["m"])
     return columns | {
-        **dict.fromkeys(("weights", "params", "bias_words", "nm_n", "nm_m", "gather_bytes"), zero),
+        **dict.fromkeys(_STORED, zero),
         **dict.fromkeys(("kernel_height", "kernel_width", "out_height"), one),
         "density": np.ones(len(zero)),
         "imbalance": np.ones(len(zero)),
