@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from hwmodel.workload import Layers
+from search_spaces.compression import Compression, narrowed
 from search_spaces.ops import Parameter, Precision, Shape
 
 IMAGE = -1  # the input of a step that reads the image
@@ -89,13 +90,21 @@ class Network:
             for parameter in step.op.parameters(self.inputs[i])
         ]
 
-    def layers(self, precisions: Sequence[Precision], batch: int) -> Layers:
-        """Rows for the hardware model; precisions: one a group."""
+    def layers(
+        self,
+        precisions: Sequence[Precision],
+        batch: int,
+        compressions: Sequence[Compression] | None = None,
+    ) -> Layers:
+        """Rows for the hardware model; precisions and compressions: one a group, if any."""
+        if compressions is None:
+            compressions = [Compression()] * len(self.groups)
+        walk = zip(self.steps, narrowed(self, compressions), strict=True)
         return Layers.from_rows(
             [
-                row
-                for i, step in enumerate(self.steps)
-                for row in step.op.cost(step.name, self.inputs[i], precisions[step.group], batch)
+                compressions[step.group].stored(row)
+                for step, (op, inputs) in walk
+                for row in op.cost(step.name, inputs, precisions[step.group], batch)
             ]
         )
 
