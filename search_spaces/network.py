@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from hwmodel.operations import LAYER_NORM_OPS, normalization
 from hwmodel.workload import Layers
 from search_spaces.compression import Compression, narrowed
 from search_spaces.ops import Parameter, Precision, Shape
@@ -107,6 +108,28 @@ class Network:
                 for row in op.cost(step.name, inputs, precisions[step.group], batch)
             ]
         )
+
+    def training_layers(self, bits: int, batch: int) -> Layers:
+        """Rows of the forward pass in training, all words of `bits`, as `hwmodel.training` takes
+        them: whole tensors, and normalization by the batch's own moments, which cannot be folded.
+        """
+        rows = []
+        for step, shapes in zip(self.steps, self.inputs, strict=True):
+            rows += step.op.cost(step.name, shapes, Precision(bits, bits), batch)
+            height, width, _ = step.op.shape(shapes)
+            rows += [
+                normalization(
+                    f"{step.name}.{parameter.name}",
+                    elements=height * width * parameter.shape[0],
+                    channels=parameter.shape[0],
+                    batch=batch,
+                    ops_per_element=LAYER_NORM_OPS,
+                    activation_bits=bits,
+                )
+                for parameter in step.op.parameters(shapes)
+                if parameter.kind == "scale"
+            ]
+        return Layers.from_rows(rows)
 
     def apply(self, images, weights: Sequence[dict], activation_bits, context):
         """Class scores [n, classes] of functional TensorFlow.
