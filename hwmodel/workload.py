@@ -25,8 +25,10 @@ from hwmodel.layer_row import (
     REAL_COLUMNS,
     VECTOR,
     Row,
+    with_storage,
 )
 from hwmodel.operations import (
+    LAYER_NORM_OPS,
     conv,
     dense,
     depthwise,
@@ -46,6 +48,7 @@ __all__ = [
     "COLUMNS",
     "DEPTHWISE",
     "EXPERTS",
+    "LAYER_NORM_OPS",
     "PRODUCT",
     "VECTOR",
     "Layers",
@@ -62,6 +65,7 @@ __all__ = [
     "normalization",
     "pool",
     "transposed_conv",
+    "with_storage",
 ]
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hwmodel.layer_row import DEPTHWISE, Row, with_storage
+from hwmodel.workload import DEPTHWISE, Row, with_storage
 from search_spaces.ops import Convolution, LowRankConvolution, Shape
 from search_spaces.precision import GROUPS
 from search_spaces.space import Choices, Decision, Space

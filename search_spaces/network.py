@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from hwmodel.operations import LAYER_NORM_OPS, normalization
-from hwmodel.workload import Layers
+from hwmodel.workload import LAYER_NORM_OPS, Layers, normalization
 from search_spaces.compression import Compression, narrowed
 from search_spaces.ops import Parameter, Precision, Shape
 

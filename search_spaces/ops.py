@@ -56,7 +56,8 @@ class Operation:
     """What an operation is unless it says otherwise: its input's shape, and nothing learned.
 
     drops_channels: whether input channels that are always zero may be left out of its cost and its
-    shape, because its outputs read one channel each or have weights for every channel.
+    shape, because its outputs read one channel each or have weights for every channel. Of a field
+    `filters`, where it has one, filters can be pruned.
     """
 
     drops_channels = False

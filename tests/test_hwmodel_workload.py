@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from hwmodel import Configs, device, price, price_layers, systolic
 from hwmodel.config import DATAFLOWS
-from hwmodel.layer_row import DRAM_BURST_BYTES, with_storage
+from hwmodel.layer_row import DRAM_BURST_BYTES
 from hwmodel.workload import (
     COLUMNS,
     Layers,
@@ -23,6 +23,7 @@ from hwmodel.workload import (
     normalization,
     pool,
     transposed_conv,
+    with_storage,
 )
 
 
