@@ -206,7 +206,7 @@ def test_the_svd_start_is_the_best_of_its_rank(shape):
 def test_factors_of_full_rank_compute_what_the_kernel_does():
     import tensorflow as tf
 
-    from nas.program import FixedContext
+    from nas.scoring import FixedContext
 
     rng = np.random.default_rng(1)
     x = rng.normal(size=(2, 7, 7, 4)).astype(np.float32)
