@@ -18,6 +18,11 @@ EXAMPLES = {
         (ops.Convolution(8, 3, stride=2), [FEATURES]),
         (ops.Convolution(8, 3, image=True), [(16, 16, 3)]),
     ],
+    "low_rank_convolution": [
+        (ops.LowRankConvolution(8, 3, 2), [FEATURES]),
+        (ops.LowRankConvolution(4, 1, 3), [FEATURES]),
+        (ops.LowRankConvolution(8, 3, 4, stride=2), [FEATURES]),
+    ],
     "activation": [(ops.Activation(), [FEATURES])],
     "average_pool": [
         (ops.AveragePool(3), [FEATURES]),
