@@ -23,23 +23,28 @@ def kmeans(weights: np.ndarray, entries: int) -> tuple[np.ndarray, np.ndarray]:
     """Lloyd's algorithm in one dimension, until nothing moves.
 
     weights: float [n]. Returns (centres float64 [entries], ascending, the nearest centre of each
-    weight [n]). A cluster that is empty keeps its centre. Sorted weights fall to centres in runs,
-    so that an iteration is `entries` searches in them.
+    weight [n]). The centre of an empty cluster goes to the weight farthest from its own. Sorted
+    weights fall to centres in runs, so that an iteration is `entries` searches in them.
     """
     ordered = np.sort(weights.astype(np.float64))
     sums = np.concatenate([[0.0], np.cumsum(ordered)])
     centres = np.linspace(ordered[0], ordered[-1], entries)
-    cuts = None
     for _ in range(MAX_ITERATIONS):
-        middles = (centres[1:] + centres[:-1]) / 2
-        found = np.concatenate([[0], np.searchsorted(ordered, middles), [len(ordered)]])
-        if cuts is not None and (found == cuts).all():
+        cuts = np.searchsorted(ordered, (centres[1:] + centres[:-1]) / 2)
+        ends = np.concatenate([[0], cuts, [len(ordered)]])
+        sizes = np.diff(ends)
+        means = np.where(sizes > 0, np.diff(sums[ends]) / np.maximum(sizes, 1), centres)
+        empty = np.flatnonzero(sizes == 0)
+        if len(empty):
+            away = np.abs(ordered - np.repeat(centres, sizes))
+            farthest = np.argsort(-away, kind="stable")[: len(empty)]
+            moved = away[farthest] > 0  # else there are no more different weights than entries
+            means[empty[moved]] = ordered[farthest[moved]]
+            means.sort()
+        if (means == centres).all():
             break
-        cuts, sizes = found, np.diff(found)
-        means = np.diff(sums[found]) / np.maximum(sizes, 1)
-        centres = np.where(sizes > 0, means, centres)
-    middles = (centres[1:] + centres[:-1]) / 2
-    return centres, np.searchsorted(middles, weights, side="right")
+        centres = means
+    return centres, np.searchsorted((centres[1:] + centres[:-1]) / 2, weights)
 
 
 def check(layout: Layout, compressions: Sequence[Compression]) -> None:

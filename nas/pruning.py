@@ -47,7 +47,7 @@ class Pruning:
 
     method: str = "none"
     score: str = "l2"
-    lasso: float = 0.005
+    lasso: float = 0.01
 
     def __post_init__(self):
         for name, value, known in (

@@ -54,10 +54,9 @@ def test_full_rank_starts_with_the_whole_networks_scores(images):
     np.testing.assert_allclose(after, before, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("share", [0.125, 0.25])
-def test_the_trained_network_is_the_factored_one(images, trainer, share):
+def test_the_trained_network_is_the_factored_one(images, trainer):
     (x, y), (vx, vy) = images
-    network = factored(cell.network(design()), share)
+    network = factored(cell.network(design()), 0.25)
     recipe = replace(RECIPE, epochs=2, whole_until=0.3)
     trained = trainer.fit(network, x, y, recipe, seed=1)
     assert trained.network == network

@@ -7,6 +7,7 @@ import pytest
 from test_cell import design
 from test_train import model_of
 
+from hwmodel.systolic import structured_depth
 from nas import pruning
 from nas.layout import Layout
 from nas.program import Program, Switches
@@ -66,8 +67,7 @@ def test_cuts_are_spread_and_the_last_is_the_end():
 # -- every method, trained -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["magnitude", "rigl", "static"])
-@pytest.mark.parametrize("bits", [1, 4])
+@pytest.mark.parametrize("method, bits", [("magnitude", 4), ("rigl", 1), ("static", 2)])
 def test_every_kernel_keeps_its_density_to_the_weight(images, trainer, method, bits):
     (x, y), (vx, vy) = images
     recipe = replace(RECIPE, weight_bits=(bits,) * 3 + (8,), pruning=Pruning(method),
@@ -87,10 +87,10 @@ def test_every_kernel_keeps_its_density_to_the_weight(images, trainer, method, b
     assert exported_accuracy(trained, vx, vy) == pytest.approx(accuracy, abs=2 / len(vy))
 
 
-@pytest.mark.parametrize("n, m", [(2, 4), (1, 2), (3, 16)])
-def test_n_of_every_m_weights_along_the_depth(images, trainer, n, m):
+def test_n_of_every_m_weights_along_the_depth(images, trainer):
     (x, y), (vx, vy) = images
-    recipe = replace(RECIPE, pruning=Pruning("nm"), compressions=stages(nm=[(n, m)] * 3))
+    patterns = ((2, 4), (3, 16), (1, 2))
+    recipe = replace(RECIPE, pruning=Pruning("nm"), compressions=stages(nm=patterns))
     trained = trainer.fit(cell.network(design(EDGES)), x, y, recipe, seed=1)
     n_short = 0
     for place, kernel in kernels(trained):
@@ -98,24 +98,24 @@ def test_n_of_every_m_weights_along_the_depth(images, trainer, n, m):
         if place.group == GROUPS.index("ends"):
             assert flat.all()
             continue
+        n, m = patterns[place.group]
         whole = len(flat) // m * m
         blocks = flat[:whole].reshape(-1, m, flat.shape[1]).sum(1)
         assert (blocks == n).all()
         assert (flat[whole:].sum(0) == -(-(len(flat) - whole) * n // m)).all()
         n_short += whole < len(flat)
-        # what the accelerator multiplies: hwmodel's ceil(K N / M)
-        assert (flat.sum(0) == -(-len(flat) * n // m)).all()
-    assert (n_short > 0) == (m == 16), "8 channels: 3 x 3 x 8 and 8 are no multiples of 16"
+        # what the accelerator multiplies of each column
+        assert (flat.sum(0) == structured_depth(len(flat), n, m)).all()
+    assert n_short, "3 x 3 x 8 and 8 are no multiples of 16"
     accuracy, _ = trained.score(vx, vy)
     assert exported_accuracy(trained, vx, vy) == pytest.approx(accuracy, abs=2 / len(vy))
 
 
-@pytest.mark.parametrize("pruned", [Pruning("filters"), Pruning("filters", score="gamma"),
-                                    Pruning("group_lasso")])  # fmt: skip
-def test_filters_go_whole_and_give_exactly_nothing(images, trainer, pruned):
+@pytest.mark.parametrize("method", ["filters", "group_lasso"])
+def test_filters_go_whole_and_give_exactly_nothing(images, trainer, method):
     (x, y), (vx, vy) = images
     network = cell.network(design(EDGES))
-    recipe = replace(RECIPE, pruning=pruned, compressions=stages(filters=DENSITIES))
+    recipe = replace(RECIPE, pruning=Pruning(method), compressions=stages(filters=DENSITIES))
     trained = trainer.fit(network, x, y, recipe, seed=1)
     tensors, silent = trained.tensors(), {}
     for place, kernel in kernels(trained):
@@ -193,10 +193,10 @@ Y = RNG.integers(0, 10, 64).astype(np.int32)
 ROWS = np.arange(64)
 
 
-def started(compression: Compression, method: str, lasso=0.005):
+def started(compression: Compression, method: str, **options):
     """(technique, stepper, pattern) of a chain at its first step, over 100 steps."""
     network, bits = chain(), (8, 8)
-    pruned = Pruning(method, lasso=lasso)
+    pruned = Pruning(method, **options)
     recipe = Recipe(64, 1, 0.1, 0.1, bits, bits, compressions=(compression, UNCOMPRESSED),
                     pruning=pruned)  # fmt: skip
     stepper = Stepper(Program(network, recipe.switches), recipe)
@@ -221,6 +221,24 @@ def test_magnitude_follows_the_cubic_and_keeps_the_largest():
     for step in (20, 35, 50):  # Zhu & Gupta, eq. 1: s_f + (s_i - s_f) (1 - t)^3
         expected = round(0.1 * n) + (n - round(0.1 * n)) * (1 - (step - 10) / 50) ** 3
         assert left[step] == pytest.approx(expected, abs=1)
+
+
+@pytest.mark.parametrize("score", pruning.SCORES)
+def test_filters_go_by_their_score(score):
+    technique, stepper, _ = started(Compression(filters=0.25), "filters", score=score)
+    values, layout = stepper.program.get_values(), stepper.program.layout
+    conv = {p.parameter.name: layout.slice(p) for p in [*layout.kernels, *layout.others]
+            if layout.network.steps[p.step].name == "conv"}  # fmt: skip
+    values[conv["gamma"]] = np.random.default_rng(3).permutation(16) - 7.5
+    stepper.program.set_values(values)
+    kernel = values[conv["kernel"]].reshape(-1, 16)
+    expected = {"l2": np.linalg.norm(kernel, axis=0), "l1": np.abs(kernel).sum(0),
+                "gamma": np.abs(values[conv["gamma"]])}[score]  # fmt: skip
+    technique(60, 0.1, X, Y, ROWS)
+    after = stepper.program.get_values()
+    kept = np.flatnonzero(after[conv["gamma"]])
+    np.testing.assert_array_equal(kept, np.sort(np.argsort(-expected, kind="stable")[:4]))
+    assert not np.delete(after[conv["kernel"]].reshape(-1, 16), kept, axis=1).any()
 
 
 def test_rigl_swaps_small_weights_for_large_gradients():
