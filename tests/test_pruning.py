@@ -1,5 +1,6 @@
 """Pruning in training: exact densities, each method's own rule, and silence where filters were."""
 
+import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -7,8 +8,10 @@ import pytest
 from test_cell import design
 from test_train import model_of
 
+import nas
 from hwmodel.systolic import structured_depth
-from nas import pruning
+from nas import data, pruning
+from nas.export import keras_model
 from nas.layout import Layout
 from nas.program import Program, Switches
 from nas.pruning import Pattern, Pruning, best, milestones, shrinkage, swapped
@@ -375,3 +378,38 @@ def test_unknown_ways_to_prune_are_refused():
         Pruning("rigl", score="gamma")
     with pytest.raises(ValueError, match="at least 0, got -1"):
         Pruning("group_lasso", lasso=-1)
+
+
+def test_ratios_a_stage_are_searched_and_exported(tmp_path):
+    """AMC's problem is an ordinary run: a controller chooses densities, priced and trained."""
+    run = nas.search(
+        "prune", run_dir=tmp_path / "run", trials=4, workers=1, seed=3, progress=False,
+        assignments=("evaluator.images=400", "evaluator.epochs=1", "evaluator.final_epochs=1",
+                     "cell.width=8", "final.top=1"),
+    )  # fmt: skip
+    trials = [t for t in run.trials() if t.status == "complete" and t.repeats is None]
+    assert len(trials) == 4
+    names = [f"prune.density.stage{stage}" for stage in range(3)]
+    chosen = [run.space.decode(t.proposal.encoding) for t in trials]
+    assert len({tuple(choices[name] for name in names) for choices in chosen}) == 4
+    macs = {tuple(choices[name] for name in names): t.metrics["macs"]
+            for choices, t in zip(chosen, trials)}  # fmt: skip
+    assert len(set(macs.values())) == 4
+    for a, b in itertools.permutations(macs, 2):
+        if all(x <= y for x, y in zip(a, b)):
+            assert macs[a] < macs[b]
+    best, (metrics, _) = next(iter(run.finals().items()))
+    choices = run.space.decode(run.trial(best).proposal.encoding)
+    model = keras_model(run, best)
+    network = cell.network(choices)
+    core = next(layer for layer in model.layers if hasattr(layer, "layers"))
+    for step in network.steps:
+        if hasattr(step.op, "filters"):
+            [kernel] = core.get_layer(step.name).get_weights()
+            n_alive = kernel.any((0, 1, 2)).sum()
+            share = 1 if step.group == 3 else choices[names[step.group]]
+            assert n_alive == n_kept(share, step.op.filters)
+    test = data.load("cifar10-sample").test
+    images = data.resize(test.x, 16).astype(np.float32)
+    right = (model.predict(images, verbose=0).argmax(-1) == test.y).mean()
+    assert right == pytest.approx(metrics["test_accuracy"], abs=2 / len(test))
