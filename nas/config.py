@@ -43,7 +43,7 @@ TABLES = {
     "controller": controllers.CONTROLLERS,
     "reward": reward.REWARDS,
 }
-HANDED_OVER = ("seed", "n_objectives")  # by the run to its controller, never configured
+HANDED_OVER = ("seed", "n_objectives", "family")  # by the run, never configured
 
 
 class ConfigError(ValueError):
@@ -205,9 +205,17 @@ def make_controller(config: dict):
     )
 
 
+def evaluator_options(config: dict) -> dict:
+    """What the evaluator is made from: its options, and the family of networks if it has one."""
+    given = _options(config, "evaluator")
+    if "family" in options(evaluators.EVALUATORS[config["evaluator"]["name"]]):
+        given["family"] = config["space"]["network"]
+    return given
+
+
 def make_evaluator(config: dict):
     """The evaluator, not started: its options are checked here, in the parent."""
-    return evaluators.EVALUATORS[config["evaluator"]["name"]](**_options(config, "evaluator"))
+    return evaluators.EVALUATORS[config["evaluator"]["name"]](**evaluator_options(config))
 
 
 def load_run(table: dict) -> dict:

@@ -16,7 +16,7 @@ import hwmodel
 from hwmodel.training import TrainingStep, training_step
 from nas.trial import STEP_METRICS, Metrics
 from search_spaces import FAMILIES, hardware
-from search_spaces.cell import DisconnectedError
+from search_spaces.quantizers import UnbuildableError
 from search_spaces.space import Choices
 
 # The hardware model knows a format by its width alone.
@@ -118,7 +118,7 @@ def price_designs(
     for i, choices in enumerate(designs):
         try:
             layers[i] = FAMILIES[family].layers(choices)
-        except DisconnectedError as error:
+        except UnbuildableError as error:
             outcome[i] = {}, str(error)
     if layers:
         table = hwmodel.Layers.concat([each.folded() for each in layers.values()])

@@ -11,6 +11,8 @@ TensorFlow is imported with this module, and only workers import it.
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +21,12 @@ import tensorflow as tf
 from nas.layout import MIN_CLIP, MIN_STEP, Layout
 from search_spaces.network import Network
 from search_spaces.ops import NORM_EPSILON
-from search_spaces.quantizers import WEIGHT_QUANTIZERS, activation_clip, quantize_activations
+from search_spaces.quantizers import (
+    WEIGHT_QUANTIZERS,
+    activate,
+    activation_clip,
+    quantize_activations,
+)
 from search_spaces.training import REFERENCE_BATCH
 
 MOMENTUM = 0.9
@@ -53,12 +60,27 @@ class Switches:
 
 
 def session_options():
-    """One thread, and no rewriting of the graph, which costs more time than it gains here."""
+    """As many threads as TensorFlow's own variable says, for workers one; and no rewriting of the
+    graph, which costs more time than it gains here."""
     options = tf.compat.v1.ConfigProto(
-        intra_op_parallelism_threads=1, inter_op_parallelism_threads=1, device_count={"GPU": 0}
+        intra_op_parallelism_threads=int(os.environ.get("TF_NUM_INTRAOP_THREADS", "1")),
+        inter_op_parallelism_threads=1,
+        device_count={"GPU": 0},
     )
     options.graph_options.rewrite_options.disable_meta_optimizer = True
     return options
+
+
+def peak_rate(precision: str, size: int = 1024, repeats: int = 8) -> float:
+    """The most floating-point operations a second that this process reaches: of a matrix product
+    of `size` in the precision, the best of `repeats`."""
+    matrix = tf.cast(tf.random.stateless_normal([size, size], [0, 0]), COMPUTE[precision])
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        tf.matmul(matrix, matrix).numpy()
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds)
 
 
 class TrainingContext:
@@ -68,10 +90,10 @@ class TrainingContext:
         self.quantized = quantized
         self.none = tf.constant([], tf.float32)
 
-    def quantize(self, x, clip, bits):
+    def quantize(self, x, clip, bits, function="relu"):
         if not self.quantized:
-            return tf.nn.relu(x)
-        return tf.cast(quantize_activations(tf.cast(x, tf.float32), clip, bits), x.dtype)
+            return activate(x, function)
+        return tf.cast(quantize_activations(tf.cast(x, tf.float32), clip, bits, function), x.dtype)
 
     def normalize(self, y, gamma, beta):
         return tf.raw_ops.FusedBatchNormV3(

@@ -14,7 +14,7 @@ import numpy as np
 
 from nas import techniques
 from nas.layout import Layout
-from nas.program import Program, Switches
+from nas.program import Program, Switches, peak_rate
 from nas.pruning import UNPRUNED, Pruning
 from nas.scoring import SCORE_BATCH, accuracy_and_loss, class_scores, statistics
 from search_spaces.compression import Compression
@@ -79,7 +79,7 @@ class Trained:
 
     values: everything learned, as `Layout` has it. moments: (means, variances) of every
     normalization, each [channels]. curve: per epoch epoch, loss and accuracy of training, and
-    seconds so far.
+    seconds so far. seconds: of it all. flops: floating-point operations a second of its epochs.
     """
 
     network: Network
@@ -88,6 +88,7 @@ class Trained:
     moments: tuple[list[np.ndarray], list[np.ndarray]]
     curve: list[dict]
     seconds: float
+    flops: float
 
     @property
     def weights(self) -> list[dict]:
@@ -152,6 +153,13 @@ class Trainer:
     def __init__(self, n_programs: int = 4):
         self.n_programs = n_programs
         self.programs: OrderedDict[tuple, Program] = OrderedDict()
+        self.peaks: dict[str, float] = {}
+
+    def peak(self, precision: str) -> float:
+        """`peak_rate`, measured once in the life of the process."""
+        if precision not in self.peaks:
+            self.peaks[precision] = peak_rate(precision)
+        return self.peaks[precision]
 
     def program(self, network: Network, switches: Switches) -> Program:
         """The compiled program of this topology, made where it is not kept."""
@@ -189,7 +197,7 @@ class Trainer:
         ).reshape(recipe.epochs, n_steps)
         make = partial(self.program, network, recipe.switches)
         between = techniques.begin(network, recipe, stepper, make, rates.size, seed)
-        curve = []
+        curve, begun = [], time.perf_counter()
         for epoch in range(recipe.epochs):
             x = augmented(images, rng) if recipe.augment else images
             order = rng.permutation(n)[: n_steps * batch].reshape(n_steps, batch)
@@ -212,12 +220,13 @@ class Trainer:
                     "seconds": time.perf_counter() - start,
                 }
             )
+        flops = network.training_flops * rates.size * batch / (time.perf_counter() - begun)
         values = stepper.program.get_values()
         weights = Layout(network).weights(values, recipe.weight_bits)
         rows = np.resize(rng.permutation(n), STATISTICS_IMAGES)
         means, variances, _ = statistics(network, weights, recipe.activation_bits, images[rows])
         seconds = time.perf_counter() - start
-        return Trained(network, recipe, values, (means, variances), curve, seconds)
+        return Trained(network, recipe, values, (means, variances), curve, seconds, flops)
 
 
 def first_values(network: Network, recipe: Recipe, images: np.ndarray, seed: int) -> np.ndarray:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from search_spaces import cell, compression, hardware, precision, training
+from search_spaces import cell, compression, hardware, mobile, nasnet, precision, training
 from search_spaces.space import Choices, Decision, Space
 
 # name -> module with SPACE, network(choices), build(choices), layers(choices)
-FAMILIES = {"cell": cell}
+FAMILIES = {"cell": cell, "nasnet": nasnet, "mobile": mobile}
 
 
 def joint(family: str, accelerators: str = "systolic") -> Space:
@@ -14,9 +14,8 @@ def joint(family: str, accelerators: str = "systolic") -> Space:
 
     accelerators: a family of `hardware.FAMILIES`.
     """
-    chosen = hardware.FAMILIES[accelerators].space
     network = FAMILIES[family].SPACE + precision.SPACE + compression.SPACE
-    return network + training.SPACE + chosen
+    return network + training.SPACE + hardware.FAMILIES[accelerators].space
 
 
 __all__ = ["FAMILIES", "Choices", "Decision", "Space", "joint"]

@@ -1,7 +1,7 @@
 """Pruning in training: exact densities, each method's own rule, and silence where filters were."""
 
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,11 +16,12 @@ from nas.layout import Layout
 from nas.program import Program, Switches
 from nas.pruning import Pattern, Pruning, best, milestones, shrinkage, swapped
 from nas.train import Recipe, Stepper, Trainer, first_values
-from search_spaces import cell
-from search_spaces.compression import UNCOMPRESSED, Compression, n_kept
+from search_spaces import FAMILIES, cell, joint
+from search_spaces.compression import UNCOMPRESSED, Compression, compressions, n_kept, narrowed
 from search_spaces.network import IMAGE, Network, Plan
-from search_spaces.ops import Activation, Convolution, Dense, Operation, Parameter
+from search_spaces.ops import Activation, Convolution, Dense, DepthwiseConvolution
 from search_spaces.precision import GROUPS
+from search_spaces.quantizers import UnbuildableError
 
 EDGES = "conv_3x3 skip conv_1x1 conv_3x3 skip none"
 BITS = (4, 4, 4, 8)
@@ -312,23 +313,38 @@ def test_group_lasso_shortens_each_filter_by_its_threshold():
                                   [0, 0, 0.75])  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Scale(Operation):
-    """Each channel by itself, normalized: what a depthwise convolution is to its channels."""
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_priced_as_missing_is_silent(family):
+    """Filters, and the channels that operations on single channels would hand on of them."""
+    named = {"prune.method": "filters", **{f"prune.density.stage{i}": d
+             for i, d in enumerate(DENSITIES)}}  # fmt: skip
+    space, rng = joint(family).restrict(named), np.random.default_rng(0)
+    n_followed = 0
+    for encoding in space.sample(6, rng):
+        choices = space.decode(encoding)
+        try:
+            network = FAMILIES[family].network(choices)
+        except UnbuildableError:
+            continue
+        layout, groups = Layout(network), compressions(choices)
+        pattern = Pattern(layout, groups)
+        mask = pattern.mask(best(rng.random(pattern.n_candidates), pattern.segment, pattern.n_keep))
+        priced = [op.shape(shapes)[-1] for op, shapes in narrowed(network, groups)]
+        for place in layout.others:
+            step = network.steps[place.step]
+            n_alive = np.count_nonzero(mask[layout.slice(place)])
+            assert n_alive == priced[place.step], (step.name, place.parameter.name)
+            n_followed += (
+                not hasattr(step.op, "filters") and n_alive < mask[layout.slice(place)].size
+            )
+    assert bool(n_followed) == (family != "cell"), "which has no depthwise convolutions"
 
-    drops_channels = True
 
-    def parameters(self, inputs):
-        channels = inputs[0][2]
-        return [Parameter("kernel", (1, 1, 1, channels), "kernel"),
-                Parameter("gamma", (channels,), "scale"),
-                Parameter("beta", (channels,), "shift")]  # fmt: skip
-
-
-def test_what_reads_single_channels_is_silent_with_them():
+def test_a_silent_channel_stays_silent_through_a_depthwise_convolution():
     plan = Plan()
     at = plan.add("conv", Convolution(8, 3), IMAGE, group=0)
-    at = plan.add("scale", Scale(), at, group=0)
+    at = plan.add("relu", Activation("silu"), at, group=0)
+    at = plan.add("depthwise", DepthwiseConvolution(3), at, group=0)
     at = plan.add("again", Convolution(6, 1), at, group=1)
     plan.add("dense", Dense(6), at, group=1)
     network = Network(tuple(plan.steps), (4, 4, 3), ("body", "ends"))

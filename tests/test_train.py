@@ -14,6 +14,7 @@ from nas import program, train
 from nas.layout import Layout
 from nas.train import Recipe, Trained, Trainer, augmented, schedule
 from search_spaces import cell
+from search_spaces.ops import Precision
 from search_spaces.quantizers import dequantized
 
 FULL = (32, 32, 32, 32)
@@ -62,7 +63,7 @@ def test_one_step_is_the_step_that_keras_takes(images):
         ones = [np.ones(p.parameter.shape, np.float32) for p in scales]
         moments = [0 * one for one in ones], ones
         values = compiled.get_values()
-        return by_name(Trained(network, recipe, values, moments, [], 0.0).tensors(), network)
+        return by_name(Trained(network, recipe, values, moments, [], 0.0, 0.0).tensors(), network)
 
     model = network.keras()
     for name, weights in snapshot().items():
@@ -189,3 +190,14 @@ def test_a_loss_that_is_no_number_is_an_error(images, trainer):
     wild = Recipe(50, 2, 1e30, 0.2, RECIPE.weight_bits, RECIPE.activation_bits)
     with pytest.raises(FloatingPointError, match="training loss is nan after epoch"):
         trainer.fit(cell.network(design()), x[:500], y[:500], wild, seed=0)
+
+
+def test_a_training_counts_its_operations(images, trainer):
+    (x, y), _ = images
+    network = cell.network(design())
+    forward = int(network.layers([Precision(8, 8)] * 4, 1).macs[0])
+    stem = 16 * 16 * 9 * 3 * network.steps[0].op.filters
+    assert network.training_flops == 2 * (3 * forward - stem)
+    trained = trainer.fit(network, x[:500], y[:500], RECIPE, seed=0)
+    assert 0 < trained.flops < 1.5 * trainer.peak("float32")
+    assert trainer.peak("float32") == trainer.peak("float32"), "measured once"
