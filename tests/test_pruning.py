@@ -332,7 +332,8 @@ def test_what_is_priced_as_missing_is_silent(family):
         priced = [op.shape(shapes)[-1] for op, shapes in narrowed(network, groups)]
         for place in layout.others:
             step = network.steps[place.step]
-            n_alive = np.count_nonzero(mask[layout.slice(place)])
+            own = mask[layout.slice(place)]
+            n_alive = np.count_nonzero(own)
             assert n_alive == priced[place.step], (step.name, place.parameter.name)
             n_followed += (
                 not hasattr(step.op, "filters") and n_alive < mask[layout.slice(place)].size
