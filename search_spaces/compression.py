@@ -69,6 +69,11 @@ class Compression:
                 f"the share of filters kept must be above 0 and at most 1, got {self.filters!r}"
             )
 
+    @property
+    def prunes(self) -> bool:
+        """Whether some weights are zero."""
+        return self.filters < 1 or self.density < 1 or self.nm is not None
+
     def stored(self, row: Row) -> Row:
         """A row of the hardware model with its weights stored so."""
         if not row.weights or self == UNCOMPRESSED:
