@@ -29,7 +29,7 @@ from search_spaces.compression import STRUCTURED, UNSTRUCTURED, Compression, n_k
 from search_spaces.network import IMAGE
 
 # static: a random pattern from the first step, what prune-and-grow is to be better than
-METHODS = (*STRUCTURED, "nm", *UNSTRUCTURED, "static")
+METHODS = (*STRUCTURED, "nm", *UNSTRUCTURED)
 SCORES = ("l2", "l1", "gamma")
 
 FIRST_CUT, LAST_CUT, N_CUTS = 0.1, 0.6, 20  # shares of the steps, and how often
@@ -88,7 +88,7 @@ def check(pruning: Pruning, compressions: Sequence[Compression], groups: Sequenc
         [known] = [
             what
             for what, methods in zip(
-                asked, (STRUCTURED, ("nm",), (*UNSTRUCTURED, "static", "none")), strict=True
+                asked, (STRUCTURED, ("nm",), (*UNSTRUCTURED, "none")), strict=True
             )
             if pruning.method in methods
         ]
