@@ -16,7 +16,7 @@ import tensorflow as tf
 from search_spaces.cell import EDGE_OPS, EDGES, N_NODES, DisconnectedError, stacked
 from search_spaces.network import Network, Plan
 from search_spaces.ops import NORM_EPSILON, Activation, Operation
-from search_spaces.quantizers import quantize_activations
+from search_spaces.quantizers import mean_magnitude, quantize_activations
 
 OPTIONS = tuple(EDGE_OPS)
 NONE = OPTIONS.index("none")
@@ -122,8 +122,8 @@ class Deferred(Activation):
     """
 
     def apply(self, tensors, weights, bits, context):
-        context.observe(tensors[0])
-        return lambda: quantize_activations(tensors[0], weights["clip"], bits)
+        context.observe(tensors[0], self.function)
+        return lambda: quantize_activations(tensors[0], weights["clip"], bits, self.function)
 
 
 def network(width: int, depth: int, resolution: int) -> Network:
@@ -150,12 +150,12 @@ class Context:
     def __init__(self, edges):
         self.edges = tf.unstack(edges)
 
-    def observe(self, x):
+    def observe(self, x, function):
         """Called with the input of every activation, in order."""
 
-    def quantize(self, x, clip, bits):
-        self.observe(x)
-        return quantize_activations(x, clip, bits)
+    def quantize(self, x, clip, bits, function):
+        self.observe(x, function)
+        return quantize_activations(x, clip, bits, function)
 
     def normalize(self, y, gamma, beta):
         y, _, _ = tf.compat.v1.nn.fused_batch_norm(y, gamma, beta, epsilon=NORM_EPSILON)
@@ -163,11 +163,11 @@ class Context:
 
 
 class RecordingContext(Context):
-    """The same, and the mean of every ReLU(x) is written down."""
+    """The same, and the mean size of what every activation gives is written down."""
 
     def __init__(self, edges):
         super().__init__(edges)
         self.activations = []
 
-    def observe(self, x):
-        self.activations.append(tf.reduce_mean(tf.nn.relu(x)))
+    def observe(self, x, function):
+        self.activations.append(mean_magnitude(x, function))

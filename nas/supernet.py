@@ -491,7 +491,7 @@ class Supernet:
         return rights.stack(), losses.stack()
 
     def _recording(self, images, cells):
-        """The mean of ReLU(x) at every activation, a row a cell, in float: [cells, clips]."""
+        """The mean size of what every activation gives, a row a cell, in float: [cells, clips]."""
         n_cells, full = tf.shape(cells)[0], tf.fill([len(GROUPS)], FULL_BITS)
         values = [variable.read_value() for variable in self._variables()]
 

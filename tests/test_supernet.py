@@ -253,6 +253,8 @@ OPTIONS_GIVEN = {"name": "shared_weights", "width": 4, "epochs": 1, "images": 25
         ({"cell.width": [4, 8]}, {}, "evaluator.width = 4, but 'cell.width' may be 4, 8"),
         ({"cell.width": 8}, {}, "evaluator.width = 4, but 'cell.width' may be 8"),
         ({"train.batch": [64, 128]}, {}, "cannot tell the values of 'train.batch' apart"),
+        ({"net.activation": "silu"}, {}, "do not have 'net.activation'; leave it out"),
+        ({"network": "mobile"}, {}, "are of the network 'cell'; got 'mobile'"),
         ({}, {"width": 0}, "evaluator.width is 0; it must be at least 1"),
         ({}, {"epochs": 0}, "evaluator.epochs is 0; it must be at least 1"),
         ({}, {"score_images": 9999}, "score_images is 9999, but cifar10-sample has 1500"),

@@ -30,8 +30,8 @@ from search_spaces.space import Choices, Space
 SEED = 0  # of the shared weights: the same in every run on the same data
 LEARNING_RATE = 0.1
 SIZES = ("width", "depth", "resolution")
-SEEN = ("cell.edge", "bits.")  # decisions that a score depends on
-PRICED = ("hw.", "serve.")  # decisions that accuracy does not depend on
+FREE = ("cell.edge", "bits.", "hw.", "serve.")  # a score sees them, or accuracy does not need them
+FIXED = ("cell.", "train.")  # no score sees them
 
 
 class SharedWeights:
@@ -46,6 +46,7 @@ class SharedWeights:
     def __init__(
         self,
         *,
+        family: str = "cell",
         dataset: str = "cifar10-sample",
         path: str = "",
         width: int = 8,
@@ -56,6 +57,11 @@ class SharedWeights:
         score_images: int = 1000,
         final_epochs: int = 16,
     ):
+        if family != "cell":
+            raise ValueError(
+                f"shared weights are of the network 'cell'; got '{family}': set space.network, or "
+                "evaluator.name=proxy"
+            )
         self.proxy = Proxy(dataset=dataset, path=path, images=images, final_epochs=final_epochs)
         self.sizes = {"width": width, "depth": depth, "resolution": resolution}
         for name, value, least in (
@@ -72,8 +78,6 @@ class SharedWeights:
         missing or damaged; TensorFlow is not needed."""
         for name, own in self.sizes.items():
             decision = f"cell.{name}"
-            if decision not in space.column:
-                raise ValueError(f"shared weights are of cells: the space has no '{decision}'")
             values = space.decisions[space.column[decision]].values
             if values != (own,):
                 raise ValueError(
@@ -81,11 +85,17 @@ class SharedWeights:
                     f"may be {', '.join(map(str, values))}; set both to one value"
                 )
         for decision in space.decisions:
-            if len(decision.values) > 1 and not decision.name.startswith((*SEEN, *PRICED)):
+            name, values = decision.name, decision.values
+            if not name.startswith((*FREE, *FIXED)):
                 raise ValueError(
-                    f"shared weights cannot tell the values of '{decision.name}' apart "
-                    f"({', '.join(map(str, decision.values))}); fix it to one, such as "
-                    f"--set {decision.name}={decision.values[0]}, or take evaluator.name=proxy"
+                    f"shared weights do not have '{name}'; leave it out of the space, or take "
+                    "evaluator.name=proxy"
+                )
+            if len(values) > 1 and not name.startswith(FREE):
+                raise ValueError(
+                    f"shared weights cannot tell the values of '{name}' apart "
+                    f"({', '.join(map(str, values))}); fix it to one, such as --set "
+                    f"{name}={values[0]}, or take evaluator.name=proxy"
                 )
         data.check(self.proxy.dataset, self.proxy.path or None)
         n = data.DATASETS[self.proxy.dataset].n_validation
