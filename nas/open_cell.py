@@ -126,8 +126,22 @@ class Deferred(Activation):
         return lambda: quantize_activations(tensors[0], weights["clip"], bits, self.function)
 
 
+class UnitScale(Operation):
+    """Division by the root of the mean square over the batch.
+
+    Cells add up their inputs: one of skips alone hands on four times its input, three of them 64
+    times. Everything behind a convolution is normalized, the class scores are not, and the shared
+    weights of the last layer can serve one scale only. In a cell's own network the factor is part
+    of those weights.
+    """
+
+    def apply(self, tensors, weights, bits, context):
+        x = tensors[0]
+        return x * tf.math.rsqrt(tf.reduce_mean(x * x) + NORM_EPSILON)
+
+
 def network(width: int, depth: int, resolution: int) -> Network:
-    """The network of `search_spaces.cell` with every edge open."""
+    """The network of `search_spaces.cell` with every edge open, and one scale for its head."""
 
     def add(plan: Plan, name: str, source: int, width: int, group: int) -> int:
         nodes, active = [source], []
@@ -139,6 +153,8 @@ def network(width: int, depth: int, resolution: int) -> Network:
                 edge = Choice(width, EDGES.index((i, j)))
                 at = (plan.add(f"{name}.edge{i}{j}", edge, *at, nodes[i], active[i], group=group),)
             nodes.append(at[0])
+        if name == f"stage2.cell{depth - 1}":
+            return plan.add("head.scale", UnitScale(), nodes[-1], group=group)
         return nodes[-1]
 
     return stacked(width, depth, resolution, add)

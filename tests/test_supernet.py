@@ -1,6 +1,7 @@
 """Shared weights: the path chosen is the network itself, and nothing else moves."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ import nas
 from nas import config, supernet
 from nas.evaluators import EVALUATORS
 from nas.layout import MIN_CLIP, MIN_STEP, Layout
-from nas.open_cell import OPTIONS, live_cells, random_cells, reaches_output
+from nas.open_cell import OPTIONS, UnitScale, live_cells, random_cells, reaches_output
 from nas.program import Program, Switches
 from nas.scoring import StatisticsContext, accuracy_and_loss
 from nas.supernet import Supernet
 from search_spaces import cell
-from search_spaces.network import live
+from search_spaces.network import Step, live
+from search_spaces.ops import Operation
 from search_spaces.precision import BITS, GROUPS
 from search_spaces.quantizers import dequantized
 
@@ -59,6 +61,22 @@ def trained(net, images):
     return net
 
 
+def own_network(edges: str):
+    """The cell's own network, with one scale for its head, as the supernet has."""
+    network = cell.network(design(edges, **SIZE))
+    steps = list(network.steps)
+    at = next(i for i, step in enumerate(steps) if step.name == "head.relu1")
+
+    def moved(j):
+        return j + (j >= at)
+
+    before = steps[at].inputs[0]
+    head = [s._replace(inputs=tuple(map(moved, s.inputs))) for s in steps[at:]]
+    head[0] = head[0]._replace(inputs=(at,))
+    scale = Step("head.scale", UnitScale(), (before,), steps[at].group)
+    return replace(network, steps=(*steps[:at], scale, *head))
+
+
 def own_tensors(tensors: dict, network, weight_bits, activation_bits) -> list[dict]:
     """Per step of a cell's own network its tensors out of those of a supernet: kernels, their
     steps as `kernel.step`, and clips, as they are learned."""
@@ -82,7 +100,7 @@ def own_tensors(tensors: dict, network, weight_bits, activation_bits) -> list[di
 @pytest.mark.parametrize("edges", CELLS)
 def test_a_score_is_that_of_the_cells_own_network_with_these_weights(trained, images, edges):
     x, y = images
-    network = cell.network(design(edges, **SIZE))
+    network = own_network(edges)
     weights = own_tensors(trained.tensors(), network, WEIGHT_BITS, ACTIVATION_BITS)
     for step, tensors in zip(network.steps, weights):
         if "kernel" in tensors:
@@ -97,6 +115,44 @@ def test_a_score_is_that_of_the_cells_own_network_with_these_weights(trained, im
     assert loss[0] == pytest.approx(expected[1], rel=1e-3)
 
 
+def test_the_scale_of_the_head_is_a_factor_of_its_weights(trained, images):
+    """In float, and where nothing is clipped: the plain network, its last kernel rescaled."""
+    x, y = images
+    full = np.full(len(GROUPS), 32, np.int32)
+    plain = cell.network(design(CELLS[0], **SIZE))
+    weights = own_tensors(trained.tensors(), plain, full, full)
+    for tensors in weights:
+        if "clip" in tensors:
+            tensors["clip"] = tf.constant(tensors["clip"], tf.float32)
+    names = [step.name for step in plain.steps]
+    head = names.index("head.relu1")
+    stem_to_head = replace(plain, steps=plain.steps[:head])
+    values = whole_output(stem_to_head, x, weights, full)
+    weights[names.index("head.dense")]["kernel"] = weights[-1]["kernel"] / np.sqrt(
+        (values**2).mean()
+    )
+    scores = plain.apply(x, weights, full, StatisticsContext(True)).numpy()
+    _, loss = trained.score([row(CELLS[0])], full, full, x, y)
+    assert loss[0] == pytest.approx(accuracy_and_loss(scores, y)[1], rel=1e-3)
+
+
+def whole_output(network, x, weights, bits) -> np.ndarray:
+    """What the last step gives, whole [n, h, w, c]."""
+    seen = []
+
+    class Seen(Operation):
+        def apply(self, tensors, weights, bits, context):
+            seen.append(tensors[0].numpy())
+            return tensors[0]
+
+    last = len(network.steps) - 1
+    steps = (*network.steps, Step("seen", Seen(), (last,), 0))
+    replace(network, steps=steps).apply(
+        x, [*weights[: last + 1], {}], bits, StatisticsContext(True)
+    )
+    return seen[0]
+
+
 @pytest.mark.parametrize("edges", CELLS[:4])
 def test_a_step_is_that_of_the_cells_own_program_and_moves_nothing_else(trained, images, edges):
     x, y = images
@@ -108,7 +164,7 @@ def test_a_step_is_that_of_the_cells_own_program_and_moves_nothing_else(trained,
                   *np.tile(bits, (2, 6, 1)))  # fmt: skip
     before = trained.tensors()
     trained.set_tensors(before)  # and none where both begin
-    network = cell.network(design(edges, **SIZE))
+    network = own_network(edges)
     program = Program(network, Switches())
     layout = Layout(network)
     values = np.empty(layout.n, np.float32)
@@ -165,7 +221,7 @@ def test_fits_repeat_themselves_to_the_bit_and_learn(net, images):
     options = {"epochs": 40, "learning_rate": 0.05, "bits": [4, 8, 32]}
     curve = net.fit(*images, **options, seed=5)
     first = net.tensors()
-    assert curve[-1]["accuracy"] > 0.3 and curve[-1]["loss"] < curve[0]["loss"] - 0.3
+    assert curve[-1]["accuracy"] > 0.25 and curve[-1]["loss"] < curve[0]["loss"] - 0.3
     assert net.fit(*images, **options, seed=5) == curve
     for name, tensor in net.tensors().items():
         np.testing.assert_array_equal(tensor, first[name], err_msg=name)
@@ -254,7 +310,6 @@ OPTIONS_GIVEN = {"name": "shared_weights", "width": 4, "epochs": 1, "images": 25
         ({"cell.width": 8}, {}, "evaluator.width = 4, but 'cell.width' may be 8"),
         ({"train.batch": [64, 128]}, {}, "cannot tell the values of 'train.batch' apart"),
         ({"net.activation": "silu"}, {}, "do not have 'net.activation'; leave it out"),
-        ({"network": "mobile"}, {}, "are of the network 'cell'; got 'mobile'"),
         ({}, {"width": 0}, "evaluator.width is 0; it must be at least 1"),
         ({}, {"epochs": 0}, "evaluator.epochs is 0; it must be at least 1"),
         ({}, {"score_images": 9999}, "score_images is 9999, but cifar10-sample has 1500"),
@@ -265,6 +320,11 @@ def test_what_a_score_cannot_see_is_refused_before_the_run(tmp_path, space, opti
     with pytest.raises(ValueError, match=message):
         nas.search("quickstart", run_dir=tmp_path / "run", settings=settings, progress=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_other_networks_are_refused():
+    with pytest.raises(ValueError, match="are of the network 'cell'; got 'mobile'"):
+        EVALUATORS["shared_weights"](family="mobile")
 
 
 def test_a_run_by_shared_weights_trains_them_once_and_its_finals_anew(tmp_path):
