@@ -115,7 +115,9 @@ def search(
     if data:
         configuration.override(table, "evaluator", {"path": str(Path(data).resolve())})
     config = configuration.complete(table)
-    configuration.make_evaluator(config).check()
+    if config["evaluator"].get("teacher"):  # a resumed run may begin in another folder
+        config["evaluator"]["teacher"] = str(Path(config["evaluator"]["teacher"]).resolve())
+    configuration.make_evaluator(config).check(configuration.make_space(config))
     run_dir = RunDir(run_dir or new_run_dir(config["preset"]))
     run_dir.check_new()
     run_dir.path.mkdir(parents=True, exist_ok=True)
@@ -134,7 +136,7 @@ def resume(path: str | Path, *, progress: bool = True, **overrides: Any) -> Run:
     run = Run(path)
     table = {**run.config, **overrides}
     config = configuration.complete(table)
-    configuration.make_evaluator(config).check()
+    configuration.make_evaluator(config).check(configuration.make_space(config))
     with run.dir.locked():
         then, now = run.table.get("versions", {}), versions()
         for name in sorted(then.keys() | now.keys()):
@@ -210,7 +212,9 @@ def _go_on(run: Run, *, progress: bool) -> Run:
         contextlib.closing(store),
         _logging(run.dir.log),
         _interruptible(),
-        LocalExecutor(config["workers"], evaluator["name"], options, run.dir.log) as executor,
+        LocalExecutor(
+            config["workers"], evaluator["name"], options, run.dir.log, run.dir.checkpoints
+        ) as executor,
         Progress(config["trials"], run, shown=progress) as watch,
     ):
         log.info("searching in %s: %s", run.dir.path, run.space)
@@ -228,6 +232,7 @@ def _go_on(run: Run, *, progress: bool) -> Run:
             seed=config["seed"],
             out_of_time=out_of_time,
             watch=watch,
+            early_stopping=configuration.make_early_stopping(config),
         ).run()
         train_finals(run, executor, store, watch)
         store.log("searched to the end")

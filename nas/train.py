@@ -1,4 +1,4 @@
-"""The fast training loop of a candidate: recipe, schedule, augmentation, epochs, score.
+"""The fast training loop of a candidate: recipe, schedule, epochs, score.
 
 TensorFlow is imported with this module, and only workers import it.
 """
@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from nas.augment import OFF, Augmentation, View
+from nas.fixed_point import CALIBRATION_IMAGES, to_fixed_point
 from nas.layout import Layout
 from nas.program import Program, Switches, peak_rate
 from nas.scoring import SCORE_BATCH, accuracy_and_loss, class_scores, statistics
@@ -28,9 +31,9 @@ class Recipe:
     """How one training goes; what is not given is off.
 
     learning_rate: the highest of the schedule, which rises over `warmup` (a share of all steps).
-    quantizer, precision, optimizer: as `program.Switches`. augment: random flips and shifts of an
-    eighth of the image. micro_batch: the most images that a gradient is taken of at once; larger
-    batches are summed up.
+    quantizer: of `precision.METHODS`. precision, optimizer: as `program.Switches`. micro_batch: the
+    most images that a gradient is taken of at once; larger batches are summed up. distill_weight,
+    temperature: of the teacher's class scores, where `fit` is given a teacher.
     """
 
     batch: int
@@ -39,12 +42,14 @@ class Recipe:
     warmup: float
     weight_bits: tuple[int, ...]
     activation_bits: tuple[int, ...]
-    augment: bool = False
+    augmentation: Augmentation = OFF
     quantizer: str = "lsq"
     precision: str = "float32"
     optimizer: str = "momentum"
     schedule: str = "triangle"
     micro_batch: int = MAX_MICRO_BATCH
+    distill_weight: float = 0.0
+    temperature: float = 1.0
 
     @property
     def full(self) -> bool:
@@ -52,12 +57,18 @@ class Recipe:
         return set(self.weight_bits) | set(self.activation_bits) == {FULL_BITS}
 
     @property
+    def method(self) -> str:
+        """What the integers of the trained weights mean: at 32 bits all are as fine as floats."""
+        return "lsq" if self.full else self.quantizer
+
+    @property
     def switches(self) -> Switches:
         return Switches(
-            quantizer="" if self.full else self.quantizer,
+            quantizer="" if self.full or self.quantizer == "post_training" else self.quantizer,
             precision=self.precision,
             optimizer=self.optimizer,
             accumulated=self.batch > self.micro_batch or self.precision == "float16",
+            distilled=self.distill_weight > 0,
         )
 
 
@@ -81,7 +92,9 @@ class Trained:
     @property
     def weights(self) -> list[dict]:
         """What the network computes with, per step."""
-        return Layout(self.network).weights(self.values, self.recipe.weight_bits)
+        return Layout(self.network).weights(
+            self.values, self.recipe.weight_bits, self.recipe.method
+        )
 
     def class_scores(self, images: np.ndarray) -> np.ndarray:
         """Scores [n, classes] of the quantized network."""
@@ -117,20 +130,6 @@ def schedule(n_steps: int, peak: float, warmup: float, name: str = "triangle") -
     return (peak * np.where(at < warmup, at / max(warmup, 1e-9), down)).astype(np.float32)
 
 
-def augmented(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Each image flipped at random and shifted by up to an eighth, edges repeated [n, h, w, c]."""
-    n, height, width, _ = images.shape
-    reach = height // 8
-    padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
-    out = np.empty_like(images)
-    moves = rng.integers(0, (2, 2 * reach + 1, 2 * reach + 1), (n, 3))
-    for flip, down, right in np.unique(moves, axis=0):
-        rows = np.flatnonzero((moves == (flip, down, right)).all(1))
-        window = padded[rows, down : down + height, right : right + width]
-        out[rows] = window[:, :, ::-1] if flip else window
-    return out
-
-
 class Trainer:
     """Trains candidates in one process: keeps the last few compiled programs.
 
@@ -160,18 +159,33 @@ class Trainer:
         return self.programs[key]
 
     def fit(
-        self, network: Network, images: np.ndarray, labels: np.ndarray, recipe: Recipe, *, seed: int
+        self,
+        network: Network,
+        images: np.ndarray,
+        labels: np.ndarray,
+        recipe: Recipe,
+        *,
+        seed: int,
+        teacher: Callable[[View], np.ndarray] | None = None,
+        stop: Callable[[int, Callable[[], Trained]], bool] | None = None,
     ) -> Trained:
         """Train from fresh weights. images: float [n, h, w, c], normalized; labels: int32 [n].
 
-        Raises ValueError where the batch is larger than the data, FloatingPointError where the
-        loss stops being a number.
+        teacher: gives its scores [n, classes] of the images as an epoch sees them, by the view that
+        turns images into that. stop: asked after every epoch but the last, with the number of
+        epochs and a function that gives what is trained so far; whether to end there.
+        Raises ValueError where the batch is larger than the data or the teacher is missing,
+        FloatingPointError where the loss stops being a number.
         """
         n, batch = len(labels), recipe.batch
         if batch > n:
             raise ValueError(
                 f"batch {batch} is larger than the {n} training images; choose a smaller "
                 "train.batch or more images"
+            )
+        if recipe.distill_weight and teacher is None:
+            raise ValueError(
+                f"a teacher's scores weigh {recipe.distill_weight} in the loss, and none is given"
             )
         start = time.perf_counter()
         program = self.program(network, recipe.switches)
@@ -182,9 +196,31 @@ class Trainer:
             n_steps * recipe.epochs, recipe.learning_rate, recipe.warmup, recipe.schedule
         ).reshape(recipe.epochs, n_steps)
         stepper = Stepper(program, recipe)
-        curve, begun = [], time.perf_counter()
+        curve, spent = [], 0.0
+
+        def trained() -> Trained:
+            values = program.get_values()
+            rows = np.resize(np.random.default_rng([seed, 3]).permutation(n), STATISTICS_IMAGES)
+            if recipe.method == "post_training":
+                values = to_fixed_point(
+                    network,
+                    values,
+                    recipe.weight_bits,
+                    recipe.activation_bits,
+                    images[rows[:CALIBRATION_IMAGES]],
+                )
+            weights = program.layout.weights(values, recipe.weight_bits, recipe.method)
+            means, variances, _ = statistics(network, weights, recipe.activation_bits, images[rows])
+            flops = network.training_flops * n_steps * len(curve) * batch / spent
+            seconds = time.perf_counter() - start
+            return Trained(network, recipe, values, (means, variances), curve, seconds, flops)
+
         for epoch in range(recipe.epochs):
-            x = augmented(images, rng) if recipe.augment else images
+            view = View(recipe.augmentation, (seed, 2), epoch)
+            begun = time.perf_counter()
+            x = view(images)
+            if recipe.distill_weight:
+                stepper.taught = teacher(view)
             order = rng.permutation(n)[: n_steps * batch].reshape(n_steps, batch)
             seen = [
                 stepper.step(x, labels, rows, rate)
@@ -196,6 +232,7 @@ class Trainer:
                     f"the training loss is {loss} after epoch {epoch + 1} at learning rate "
                     f"{recipe.learning_rate:.3g}; a lower train.learning_rate may help"
                 )
+            spent += time.perf_counter() - begun
             curve.append(
                 {
                     "epoch": epoch + 1,
@@ -204,20 +241,16 @@ class Trainer:
                     "seconds": time.perf_counter() - start,
                 }
             )
-        flops = network.training_flops * rates.size * batch / (time.perf_counter() - begun)
-        values = program.get_values()
-        weights = program.layout.weights(values, recipe.weight_bits)
-        rows = np.resize(rng.permutation(n), STATISTICS_IMAGES)
-        means, variances, _ = statistics(network, weights, recipe.activation_bits, images[rows])
-        seconds = time.perf_counter() - start
-        return Trained(network, recipe, values, (means, variances), curve, seconds, flops)
+            if stop and epoch + 1 < recipe.epochs and stop(epoch + 1, trained):
+                break
+        return trained()
 
 
 def first_values(network: Network, recipe: Recipe, images: np.ndarray, seed: int) -> np.ndarray:
     """Fresh values of a training; the clips take their range from `images`."""
     layout = Layout(network)
-    values = layout.initial(seed, recipe.weight_bits)
-    if not recipe.full:
+    values = layout.initial(seed, recipe.weight_bits, recipe.method)
+    if recipe.switches.quantizer:
         weights = layout.weights(values)
         bits = recipe.activation_bits
         _, _, activations = statistics(network, weights, bits, images, quantized=False)
@@ -227,24 +260,36 @@ def first_values(network: Network, recipe: Recipe, images: np.ndarray, seed: int
 
 class Stepper:
     """Takes the steps of a recipe: at once, or summed up over micro-batches; in 16-bit floats with
-    a loss scale that halves when gradients overflow and doubles when they have not for long."""
+    a loss scale that halves when gradients overflow and doubles when they have not for long.
+
+    taught: a teacher's scores [n, classes] of all images, where the recipe has one.
+    """
 
     def __init__(self, program: Program, recipe: Recipe):
         self.program, self.recipe = program, recipe
         self.bits = np.int32(recipe.weight_bits), np.int32(recipe.activation_bits)
         self.scale = FIRST_LOSS_SCALE if recipe.precision == "float16" else 1.0
         self.n_finite = 0
+        self.taught: np.ndarray | None = None
+
+    def teaching(self, rows) -> tuple:
+        """What a distilled program is told of the images of `rows`; of others nothing."""
+        if not self.program.switches.distilled:
+            return ()
+        return self.taught[rows], self.recipe.temperature, self.recipe.distill_weight
 
     def step(self, images, labels, rows, rate) -> tuple[float, float]:
         """One update by the images of `rows`; (loss, share of right answers)."""
         if not self.program.switches.accumulated:
-            return self.program.step(images[rows], labels[rows], *self.bits, rate)
+            return self.program.step(
+                images[rows], labels[rows], *self.bits, rate, *self.teaching(rows)
+            )
         seen, n = [], len(rows)
         for at in range(0, n, self.recipe.micro_batch):
             part = rows[at : at + self.recipe.micro_batch]
             share = len(part) / n
             loss, right, finite = self.program.add_gradient(
-                share, self.scale, images[part], labels[part], *self.bits
+                share, self.scale, images[part], labels[part], *self.bits, *self.teaching(part)
             )
             seen.append((share * loss, share * right, finite))
         loss, right, finite = np.array(seen).T

@@ -1,8 +1,8 @@
 """The worker process: reads tasks, one JSON line each, and writes their results the same way.
 
-`python -m nas.worker` is started by the executor, one a core. The first line names the evaluator;
-each other line is a task. It ends when its input does, even in the middle of a training: so it
-never outlives the process that started it.
+`python -m nas.worker` is started by the executor, one a core. The first line names the evaluator
+and the folder of what it keeps; each other line is a task. It ends when its input does, even in the
+middle of a training: so it never outlives the process that started it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def perform(evaluator, task: dict) -> dict:
                 task["choices"], seed=task["seed"], weights=Path(task["weights"])
             )
         else:
-            metrics = evaluator.evaluate(task["choices"], seed=task["seed"])
+            asked = {"stop_below": task["stop_below"]} if task.get("stop_below") else {}
+            metrics = evaluator.evaluate(task["choices"], seed=task["seed"], **asked)
         return {"metrics": metrics}
     except Exception as error:  # whatever a candidate raises belongs to its trial
         traceback.print_exc()
@@ -57,7 +58,7 @@ def main() -> None:
 
     try:
         evaluator = EVALUATORS[setup["evaluator"]](**setup["options"])
-        evaluator.start()
+        evaluator.start(Path(setup["folder"]) if setup["folder"] else None)
     except Exception as error:  # nothing can be evaluated: say so and stop
         traceback.print_exc()
         answer({"ready": False, "error": f"{type(error).__name__}: {error}"})
