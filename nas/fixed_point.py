@@ -73,18 +73,20 @@ def weight_step(kernel: np.ndarray, bits: int) -> float:
 def to_fixed_point(
     network: Network, values: np.ndarray, weight_bits, activation_bits, images: np.ndarray
 ) -> np.ndarray:
-    """`values` [n] of a float training with the steps and clips of fixed point.
+    """`values` [n] of a float training with the steps and clips of fixed point; what has 32 bits
+    keeps its own, as fine as floats.
 
     weight_bits, activation_bits: [groups]. images: for calibration, as in training.
     """
     layout = Layout(network)
     kernels, _, _, _ = layout.split(values)
-    steps = [
-        weight_step(kernel, int(weight_bits[place.group]))
-        for place, kernel in zip(layout.kernels, layout.pieces(kernels), strict=True)
-    ]
+    steps, _ = layout.steps_and_clips(values)
+    for i, kernel in enumerate(layout.pieces(kernels)):
+        bits = int(weight_bits[layout.kernels[i].group])
+        if bits < FULL_BITS:
+            steps[i] = weight_step(kernel, bits)
     context = CalibrationContext()
     network.apply(images, layout.weights(values), np.int32(activation_bits), context)
     fixed = values.copy()
-    layout.set_ranges(fixed, np.array(steps), np.array(context.clips))
+    layout.set_ranges(fixed, steps, np.array(context.clips))
     return fixed
