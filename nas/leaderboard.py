@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nas import pareto
+from nas.early_stopping import stopped
 from nas.progress import front_objectives
 from nas.reward import violations
 from nas.trial import Status, Trial
@@ -41,14 +42,15 @@ METRICS = (
 def entries(run: Run) -> list[tuple[Trial, str]]:
     """(design, how it was found) of every design that may stand on the leaderboard, unsorted.
 
-    Every trial that was trained and keeps the constraints; of the sweep's pairs those on the front
-    over all pairs, and each network's best by the reward where that is one number.
+    Every trial that was trained to its end and keeps the constraints; of the sweep's pairs those on
+    the front over all pairs, and each network's best by the reward where that is one number.
     """
     trials = [
         t
         for t in run.trials()
         if t.status is Status.COMPLETE
         and t.repeats is None
+        and not stopped(t)
         and not violations(run.constraints, t.metrics)
     ]
     pairs = [pair for trial in trials for pair in run.sweep.of(trial)]

@@ -9,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from nas import pareto
+from nas.early_stopping import stopped
 from nas.trial import Status, Trial
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Progress:
         with run.store() as store:
             told = store.trials("told IS NOT NULL AND repeats IS NULL")
         trained = [t for t in told if t.status is not Status.INFEASIBLE]
-        complete = [t for t in trained if t.status is Status.COMPLETE]
+        complete = [t for t in trained if t.status is Status.COMPLETE and not stopped(t)]
         self.n_infeasible = len(told) - len(trained)
         self.best = max((t.metrics["accuracy"] for t in complete), default=0.0)
         self.front = front_objectives(complete)
@@ -66,6 +67,13 @@ class Progress:
             return
         if trial.status is Status.FAILED:
             log.warning("trial %d failed: %s", trial.id, trial.error)
+        elif stopped(trial):
+            log.info(
+                "trial %d: stopped after %d epochs at accuracy %.4f",
+                trial.id,
+                trial.metrics["stopped_at"],
+                trial.metrics["accuracy"],
+            )
         else:
             log.info(
                 "trial %d: accuracy %.4f, latency %.3g s, energy %.3g J",

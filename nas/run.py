@@ -115,6 +115,8 @@ def search(
     if data:
         configuration.override(table, "evaluator", {"path": str(Path(data).resolve())})
     config = configuration.complete(table)
+    if config["evaluator"].get("teacher"):  # a resumed run may begin in another folder
+        config["evaluator"]["teacher"] = str(Path(config["evaluator"]["teacher"]).resolve())
     configuration.make_evaluator(config).check(configuration.make_space(config))
     run_dir = RunDir(run_dir or new_run_dir(config["preset"]))
     run_dir.check_new()
@@ -230,6 +232,7 @@ def _go_on(run: Run, *, progress: bool) -> Run:
             seed=config["seed"],
             out_of_time=out_of_time,
             watch=watch,
+            early_stopping=configuration.make_early_stopping(config),
         ).run()
         train_finals(run, executor, store, watch)
         store.log("searched to the end")

@@ -32,7 +32,8 @@ def perform(evaluator, task: dict) -> dict:
                 task["choices"], seed=task["seed"], weights=Path(task["weights"])
             )
         else:
-            metrics = evaluator.evaluate(task["choices"], seed=task["seed"])
+            asked = {"stop_below": task["stop_below"]} if task.get("stop_below") else {}
+            metrics = evaluator.evaluate(task["choices"], seed=task["seed"], **asked)
         return {"metrics": metrics}
     except Exception as error:  # whatever a candidate raises belongs to its trial
         traceback.print_exc()
