@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from nas.evaluators.proxy import Proxy
+from nas.evaluators.zero_cost import ZeroCost
 from nas.trial import Metrics
 from search_spaces.space import Choices
 
@@ -22,4 +23,4 @@ class Evaluator(Protocol):
         """The metrics of one candidate: JSON values."""
 
 
-EVALUATORS = {"proxy": Proxy}
+EVALUATORS = {"proxy": Proxy, "zero_cost": ZeroCost}
