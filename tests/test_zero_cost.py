@@ -59,7 +59,7 @@ def test_what_never_varies_has_no_rank():
 
 def test_each_term_raises_the_score_by_its_weight():
     base = Figures(1000, 50, 1.0)
-    assert base._replace(flops=2000).score - base.score == pytest.approx(np.log(2))
+    assert base._replace(operations=2000).score - base.score == pytest.approx(np.log(2))
     assert base._replace(patterns=100).score - base.score == pytest.approx(1.4 * np.log(2))
     assert base._replace(log_rank=2.0).score - base.score == pytest.approx(3.4)
     squashed = [as_accuracy(score) for score in (-50.0, 20.0, 38.0, 40.0, 200.0)]
@@ -72,7 +72,7 @@ def test_figures_are_the_same_for_the_same_seed_only():
     found = figures(network, images(), 3)
     assert found == figures(network, images(), 3)
     assert found != figures(network, images(), 4)
-    assert found.flops == network.training_flops
+    assert found.operations == network.training_flops
     # as many patterns as images have subsets, or as there are positions
     positions = sum(np.prod(i[0]) for s, i in zip(network.steps, network.inputs)
                     if isinstance(s.op, Activation))  # fmt: skip

@@ -34,18 +34,18 @@ MIDDLE, SPREAD = 38.0, 4.0  # of the score over the quick start's networks, for 
 
 
 class Figures(NamedTuple):
-    """flops: operations of a training step an image. patterns: distinct patterns over
-    the images of all positions of all activations. log_rank: the logarithm of the effective rank
-    (Roy and Vetterli, EUSIPCO 2007) of what an activation reads, the mean over all activations."""
+    """operations: in floating point, of a training step an image. patterns: distinct ones over the
+    images, of all positions of all activations. log_rank: the logarithm of the effective rank (Roy
+    and Vetterli, EUSIPCO 2007) of what an activation reads, the mean over all activations."""
 
-    flops: int
+    operations: int
     patterns: int
     log_rank: float
 
     @property
     def score(self) -> float:
         return float(
-            np.log(self.flops)
+            np.log(self.operations)
             + PATTERNS_WEIGHT * np.log(self.patterns)
             + RANK_WEIGHT * self.log_rank
         )
