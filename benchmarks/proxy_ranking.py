@@ -30,6 +30,7 @@ from scipy.stats import rankdata
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measured_networks import DATA, EDGE_OPS, read
+from nas import data
 from search_spaces import cell
 from search_spaces.precision import GROUPS
 from search_spaces.quantizers import FULL_BITS
@@ -157,11 +158,11 @@ def rank_proxies(
     cells = random_cells(table, n, seed)
     rows: dict[str, tuple[np.ndarray, float]] = {}
     with cifar10(folder) as path:
-        data = {"dataset": "cifar10", "path": path}
+        images = {"dataset": "cifar10", "path": path}
         for name, sizes in PROXIES.items():
-            found = evaluate(cells, sizes, "proxy", {**data, **SHORT}, jobs)
+            found = evaluate(cells, sizes, "proxy", {**images, **SHORT}, jobs)
             rows[name] = -found["loss"], found["cpu_seconds"].mean()
-        found = evaluate(cells, SCORED, "zero_cost", data, jobs)
+        found = evaluate(cells, SCORED, "zero_cost", images, jobs)
     rows[ZERO_COST] = found["zero_cost"], found["cpu_seconds"].mean()
     first, second = PROXIES
     for names in ((first, second), (first, ZERO_COST), (first, second, ZERO_COST)):
@@ -303,6 +304,13 @@ def main() -> None:
     parser.add_argument("--cells", type=int, help="default 60, with --zero-cost 500")
     parser.add_argument("--zero-cost", action="store_true", help="scores without training only")
     options = parser.parse_args()
+    if options.cells is not None and not 10 <= options.cells <= 10_000:
+        parser.error(f"--cells is 10 to 10,000; got {options.cells}")
+    if options.data:
+        try:
+            data.check("cifar10", options.data)
+        except data.DataError as error:
+            parser.error(str(error))
     table = read(TABLE)
     if table is None:
         print(f"skipped: no {DATA / TABLE}")
