@@ -421,6 +421,7 @@ FUNCTIONS = _table(
         _one_op: "Relu Relu6 LeakyRelu Elu Gelu Silu Sigmoid HardSigmoid HardSilu Tanh Exp Sqrt "
         "Rsqrt Square Abs Absolute Negative Power Clip Round",
         _softmax: "Softmax LogSoftmax",
-        _free: "Reshape Flatten Squeeze ExpandDims GetItem Concatenate Transpose Cast Pad",
+        _free: "Reshape Flatten Squeeze ExpandDims GetItem Concatenate Transpose Cast Pad "
+        "StopGradient",
     }
 )

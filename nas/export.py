@@ -1,14 +1,27 @@
-"""Found designs for use elsewhere: plain Keras models that load without this package."""
+"""Found designs for use elsewhere: plain Keras models that load without this package.
+
+Beside MODEL.keras lies MODEL.json, which says what the model is:
+
+    model         the file's name
+    trial, found  as the leaderboard has them
+    test_accuracy of the final training
+    choices       every decision of the design: cells, bits, batches, accelerator
+    price         what it costs on that accelerator: latency_s, energy_j, area_mm2, ...
+    kernels       by the path of every quantized variable, its bits and step: its values are whole
+                  multiples of the step (of one bit, plus or minus the step)
+"""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nas.augment import IMAGE_EPSILON, normalization_of
-from nas.run_dir import read_tensors
+from nas.run_dir import read_tensors, write_whole
+from nas.trial import HARDWARE_METRICS
 from search_spaces import FAMILIES, Choices
 from search_spaces.precision import precisions, quantization_method
 from search_spaces.quantizers import FULL_BITS, FULL_CLIP, dequantized
@@ -19,11 +32,12 @@ if TYPE_CHECKING:
     from nas.run import Run
 
 
-def keras_model(run: Run, trial_id: int) -> keras.Model:
+def keras_model(run: Run, trial_id: int) -> tuple[keras.Model, dict[str, dict]]:
     """The finally trained network of a trial, quantized: images [n, r, r, 3] of 0..255 to scores.
 
     Kernels hold the values that the accelerator's integers stand for; activations are rounded in
-    the graph. Raises ValueError for a trial without a final training.
+    the graph, their gradients passed straight through. With it the bits and the step of every
+    kernel, by the variable's path. Raises ValueError for a trial without a final training.
     """
     import keras
 
@@ -46,24 +60,50 @@ def keras_model(run: Run, trial_id: int) -> keras.Model:
         if place.parameter.kind == "clip"
     ]
     core = network.keras(clips, [p.activations for p in bits])
+    kernels = {}
     for i, step in enumerate(network.steps):
         own = {
             p.name: tensors[f"{step.name}/{p.name}"]
             for p in step.op.parameters(network.inputs[i])
             if p.kind != "clip"
         }
+        grids = []
         for p in step.op.parameters(network.inputs[i]):
             if p.kind == "kernel":
-                size = tensors[f"{step.name}/{p.name}.step"]
-                own[p.name] = dequantized(own[p.name], size, bits[step.group].weights, method)
+                grid = {
+                    "bits": bits[step.group].weights,
+                    "step": float(tensors[f"{step.name}/{p.name}.step"]),
+                }
+                own[p.name] = dequantized(own[p.name], grid["step"], grid["bits"], method)
+                grids.append(grid)
         moments = [
             tensors[key] for key in (f"{step.name}/mean", f"{step.name}/variance") if key in tensors
         ]
+        variables = []
         for layer, weights in step.op.keras_weights(step.name, own, moments).items():
             core.get_layer(layer).set_weights(weights)
+            variables += [v.path for v in core.get_layer(layer).weights if v.name == "kernel"]
+        kernels |= zip(variables, grids, strict=True)
     image = keras.Input(network.image, name="image")
     scaled = normalization(choices, tensors["image/mean"], tensors["image/std"])(image)
-    return keras.Model(image, core(scaled), name=f"trial_{trial_id}")
+    return keras.Model(image, core(scaled), name=f"trial_{trial_id}"), kernels
+
+
+def design(run: Run, trial_id: int) -> dict:
+    """What a finally trained trial is, at its best place on the leaderboard: JSON values."""
+    table = run.leaderboard()
+    row = table[table["trial"] == trial_id].iloc[0]
+    return {
+        "trial": trial_id,
+        "found": row["found"],
+        "test_accuracy": float(row["test_accuracy"]),
+        "choices": {
+            decision.name: decision.values[decision.values.index(row[decision.name])]
+            for decision in run.space.decisions
+            if row[decision.name] in decision.values  # empty where not active
+        },
+        "price": {name: float(row[name]) for name in HARDWARE_METRICS if name in row},
+    }
 
 
 def normalization(choices: Choices, mean: np.ndarray, std: np.ndarray) -> keras.layers.Layer:
@@ -81,12 +121,21 @@ def normalization(choices: Choices, mean: np.ndarray, std: np.ndarray) -> keras.
 
 
 def export_keras(run: Run, trial_id: int, path: Path) -> Path:
-    """Write `keras_model` to `path`, which ends in .keras; whole or not at all."""
+    """Write `keras_model` to `path`, which ends in .keras, and what it is beside it; each file
+    whole or not at all."""
     if path.suffix != ".keras":
         raise ValueError(f"a Keras model is written to a file that ends in .keras; got '{path}'")
     if not path.parent.is_dir():
         raise ValueError(f"no directory {path.parent} to write {path.name} into")
-    partial = path.with_name(f".{path.stem}.part.keras")
-    keras_model(run, trial_id).save(partial)
-    partial.replace(path)
+    model, kernels = keras_model(run, trial_id)
+    write_model(model, {**design(run, trial_id), "kernels": kernels}, path)
     return path
+
+
+def write_model(model: keras.Model, described: dict, path: Path) -> None:
+    """Write a model and its description; the model last, so that its existence means done."""
+    partial = path.with_name(f".{path.stem}.part.keras")
+    model.save(partial)
+    text = json.dumps({"model": path.name, **described}, indent=1)
+    write_whole(path.with_suffix(".json"), text + "\n")
+    partial.replace(path)

@@ -360,7 +360,9 @@ class Activation(Operation):
         if self.function != "relu":
             y, least = keras.layers.Activation(layer, name=name)(y), -clip
         levels = float(activation_levels(bits, self.function))
-        return keras.ops.round(keras.ops.clip(y, least, clip) * (levels / clip)) * (clip / levels)
+        x = keras.ops.clip(y, least, clip) * (levels / clip)
+        # rounded straight through: the model can be trained on, and the sum is exact in float32
+        return (x + keras.ops.stop_gradient(keras.ops.round(x) - x)) * (clip / levels)
 
 
 def pooled(kernel: int, stride: int, name, inputs, precision: Precision, batch: int) -> list:

@@ -1,6 +1,8 @@
 """Real runs through the command: trained, killed, resumed, reported, exported."""
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import nas
 from nas import config, data
 from nas.executor import LocalExecutor
 from nas.export import export_keras
+from search_spaces.quantizers import weight_levels
 
 SMALL = [
     "quickstart", "--trials", "5", "--seed", "1", "--set", "evaluator.images=600",
@@ -111,6 +114,92 @@ def test_the_exported_model_scores_what_the_run_says(finished, folder):
     right = (model.predict(images, verbose=0).argmax(-1) == test.y).mean()
     assert right == pytest.approx(metrics["test_accuracy"], abs=3 / len(test))
     assert not [p for p in folder.iterdir() if ".part" in p.name]
+
+
+def test_beside_the_exported_model_lies_what_it_is(finished, folder):
+    import keras
+
+    run = nas.Run(finished[0])
+    trial, (metrics, _) = next(iter(run.finals().items()))
+    model = keras.models.load_model(export_keras(run, trial, folder / "said.keras"))
+    said = json.loads((folder / "said.json").read_text())
+    row = run.leaderboard().query(f"trial == {trial}").iloc[0]
+    assert said["model"] == "said.keras" and said["trial"] == trial
+    assert said["test_accuracy"] == metrics["test_accuracy"]
+    assert said["price"]["latency_s"] == row["latency_s"]
+    own = run.space.decode(run.trial(trial).proposal.encoding)
+    hardware = {name for name in said["choices"] if name.startswith(("hw.", "serve."))}
+    assert {k: v for k, v in said["choices"].items() if k not in hardware} == {
+        k: v for k, v in own.items() if not k.startswith(("hw.", "serve."))
+    }
+    assert all(said["choices"][name] == row[name] for name in hardware)
+    quantized = {v.path: v.numpy() for v in model.trainable_variables if v.name == "kernel"}
+    assert quantized.keys() == said["kernels"].keys()
+    assert said["kernels"]["stem/kernel"]["bits"] == own["bits.ends"]
+    for path, grid in said["kernels"].items():
+        assert_on_grid(quantized[path], **grid)
+
+
+def assert_on_grid(kernel, bits, step):
+    low, top = weight_levels(bits)
+    whole = kernel / np.float32(step)
+    assert np.abs(whole - np.rint(whole)).max() < 1e-3
+    assert -low - 0.1 < whole.min() and whole.max() < top + 0.1
+
+
+# runs a script where TensorFlow cannot be found
+WITHOUT_TENSORFLOW = """
+import runpy, sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "tensorflow":
+            raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+sys.meta_path.insert(0, Absent())
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def retrain(*arguments, cwd) -> subprocess.CompletedProcess:
+    script = Path(__file__).parents[1] / "benchmarks" / "retrain.py"
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT_TENSORFLOW, script, *map(str, arguments)],
+        cwd=cwd, capture_output=True, text=True, timeout=240,
+        env={**os.environ, "KERAS_BACKEND": "jax"},
+    )  # fmt: skip
+
+
+def test_an_exported_design_is_retrained_on_jax(finished, folder):
+    """Without TensorFlow; what is written computes in the same bits, and scores what is said."""
+    pytest.importorskip("jax", reason="retraining needs jax: pip install 'nas-codesign[retrain]'")
+    import keras
+
+    run = nas.Run(finished[0])
+    trial, (metrics, _) = next(iter(run.finals().items()))
+    export_keras(run, trial, folder / "found.keras")
+    done = retrain("found.keras", "--images", 1024, "--batch", 64, "--epochs", 2, "--start",
+                   "found", "--to", "again.keras", cwd=folder)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    exported = float(re.search(r"as exported ([\d.]+)%", done.stdout)[1])
+    assert exported / 100 == pytest.approx(metrics["test_accuracy"], abs=3 / 2000)
+    before, after = (json.loads((folder / f"{n}.json").read_text()) for n in ("found", "again"))
+    assert after["price"] == before["price"] and after["choices"] == before["choices"]
+    assert f"mean        {after['test_accuracy']:.2%} of 1 seeds" in done.stdout
+    assert after["test_accuracy"] > metrics["test_accuracy"] - 0.05
+    old, new = (keras.models.load_model(folder / f"{n}.keras") for n in ("found", "again"))
+    test = data.load("cifar10-sample").test
+    images = data.resize(test.x, new.input.shape[1])
+    right = (new.predict(images, verbose=0).argmax(-1) == test.y).mean()
+    assert right == pytest.approx(after["test_accuracy"], abs=3 / len(test))
+    for was, now in zip(old.trainable_variables, new.trainable_variables):
+        assert was.path == now.path
+        if now.name == "kernel":
+            assert np.abs(now.numpy() - was.numpy()).max() > 0, "a gradient reaches every layer"
+            assert after["kernels"][now.path]["bits"] == before["kernels"][now.path]["bits"]
+            assert_on_grid(now.numpy(), **after["kernels"][now.path])
+    wrong = retrain("absent.keras", cwd=folder)
+    assert wrong.returncode == 1 and "no file absent.keras; 'nas export' writes" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
 
 
 def test_the_exported_model_needs_nothing_of_ours(finished, folder):

@@ -9,7 +9,12 @@ from hwmodel.workload import Layers
 from nas.scoring import FixedContext, StatisticsContext
 from search_spaces import ops
 from search_spaces.ops import OPS, Precision
-from search_spaces.quantizers import FUNCTIONS, UnbuildableError
+from search_spaces.quantizers import (
+    FUNCTIONS,
+    UnbuildableError,
+    activation_levels,
+    integer_activations,
+)
 
 FEATURES = (9, 9, 6)  # odd, so that padding is seen
 EXAMPLES = {
@@ -120,6 +125,21 @@ def test_faces_compute_the_same_for_the_same_weights(name, op, inputs, bits):
     for layer, tensors in op.keras_weights("op", weights, moments).items():
         model.get_layer(layer).set_weights(tensors)
     np.testing.assert_allclose(model.predict(arrays, verbose=0), fast, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("function", ["relu", "linear"])
+def test_an_exported_activation_passes_gradients_straight_through(function):
+    x = np.array([[[[-3, -1, -0.4, 0.1, 0.5, 1.2, CLIP + 0.1, 3]]]], np.float32)
+    model = keras_face(ops.Activation(function), [x.shape[1:]], BITS)
+    with tf.GradientTape() as tape:
+        given = tf.constant(x)
+        tape.watch(given)
+        y = model(given)
+    inside = (x > (0 if function == "relu" else -CLIP)) & (x < CLIP)
+    np.testing.assert_allclose(tape.gradient(y, given), inside, rtol=1e-6)
+    levels = activation_levels(BITS, function)
+    whole = integer_activations(x, CLIP, BITS, function).astype(np.float32)
+    np.testing.assert_array_equal(y, whole * np.float32(CLIP / levels))
 
 
 def test_statistics_see_the_batch_and_the_activation():
