@@ -1,7 +1,8 @@
 """The configuration of a run: presets and TOML files, defaults written out, mistakes named.
 
 preset, trials, seed, workers, in_flight, hours, constraints
-[space]       network = "cell", and decision = value or [values] to narrow it
+[space]       network = "cell", accelerators = "systolic", and decision = value or [values] to
+              narrow it; network = "table" where the evaluator is a table, whose space it is
 [evaluator]   name = "proxy", and its options
 [controller]  name = "evolution", and its options
 [reward]      name = "mnasnet", and its options
@@ -10,18 +11,20 @@ preset, trials, seed, workers, in_flight, hours, constraints
 
 from __future__ import annotations
 
+import functools
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from nas import controllers, evaluators, reward
+from nas.pricing import price_designs
 from nas.run_dir import RunError
 from nas.table import look_up, options
-from nas.trial import METRICS
-from search_spaces import FAMILIES, Space, joint
-from search_spaces.space import nearest
+from nas.trial import HARDWARE_METRICS, Metrics
+from search_spaces import FAMILIES, Space, hardware, joint
+from search_spaces.space import Choices, nearest
 
 DEFAULTS: dict[str, Any] = {
     "preset": "",
@@ -43,6 +46,7 @@ TABLES = {
     "controller": controllers.CONTROLLERS,
     "reward": reward.REWARDS,
 }
+TABLE = "table"  # the network family, and the evaluator, of measured designs
 HANDED_OVER = ("seed", "n_objectives")  # by the run to its controller, never configured
 
 
@@ -132,11 +136,13 @@ def complete(table: Mapping) -> dict:
     config["final"]["top"] = typed("top", config["final"]["top"], 1)
     for key, choices in TABLES.items():
         config[key] = with_options(key, config[key], choices)
+    if config["space"]["network"] != TABLE:
+        config["space"].setdefault("accelerators", "systolic")
+    make_evaluator(config)
     make_space(config)
     make_reward(config)
     make_constraints(config)
     make_controller(config)
-    make_evaluator(config)
     return config
 
 
@@ -179,20 +185,51 @@ def _options(config: dict, section: str) -> dict:
 
 
 def make_space(config: dict) -> Space:
-    """The joint space, narrowed as configured."""
+    """The joint space or the table's, narrowed as configured."""
     narrowed = dict(config["space"])
-    family = narrowed.pop("network")
+    family, accelerators = narrowed.pop("network"), narrowed.pop("accelerators", None)
+    is_table = config["evaluator"]["name"] == TABLE
+    if is_table != (family == TABLE):
+        raise ConfigError(
+            f"space.network is '{family}' and evaluator.name '{config['evaluator']['name']}'; "
+            'a table is both: set space.network = "table" and evaluator.name = "table"'
+        )
+    if is_table:
+        return make_evaluator(config).space.restrict(narrowed)
     if family not in FAMILIES:
         raise ConfigError(f"unknown network '{family}'; {nearest(str(family), FAMILIES)}")
-    return joint(family).restrict(narrowed)
+    if accelerators not in hardware.FAMILIES:
+        hint = nearest(str(accelerators), hardware.FAMILIES)
+        raise ConfigError(f"unknown accelerators '{accelerators}'; {hint}")
+    return joint(family, accelerators).restrict(narrowed)
+
+
+def is_priced(config: dict) -> bool:
+    """Whether candidates run on accelerators of the hardware model."""
+    return config["space"]["network"] != TABLE
+
+
+def make_price(config: dict) -> Callable[[Sequence[Choices]], list[tuple[Metrics, str | None]]]:
+    """Designs -> what is known of each before it is evaluated, and why it cannot be, or None."""
+    if is_priced(config):
+        return functools.partial(price_designs, config["space"]["network"])
+    return make_evaluator(config).price
+
+
+def metrics(config: dict) -> tuple[str, ...]:
+    """The names of the metrics that a trial will have."""
+    measured = make_evaluator(config).metrics
+    return (*HARDWARE_METRICS, *measured) if is_priced(config) else measured
 
 
 def make_reward(config: dict):
-    return reward.make(config["reward"]["name"], **_options(config, "reward"))
+    known = metrics(config)
+    return reward.make(config["reward"]["name"], known=known, **_options(config, "reward"))
 
 
 def make_constraints(config: dict) -> list:
-    return [reward.Constraint.parse(text, METRICS) for text in config["constraints"]]
+    known = metrics(config)
+    return [reward.Constraint.parse(text, known) for text in config["constraints"]]
 
 
 def make_controller(config: dict):

@@ -91,7 +91,8 @@ class Store:
                 )
             if not read_only:
                 self.connection.execute("PRAGMA journal_mode = WAL")
-                self.connection.execute("PRAGMA synchronous = FULL")
+                # a power cut may undo the last steps, whole ones; resuming repeats them exactly
+                self.connection.execute("PRAGMA synchronous = NORMAL")
                 for number in range(version, len(MIGRATIONS)):
                     with self.transaction():
                         for statement in MIGRATIONS[number].split(";"):

@@ -13,7 +13,6 @@ import queue
 import sys
 import threading
 import traceback
-from pathlib import Path
 from typing import TextIO
 
 
@@ -22,21 +21,6 @@ def read_lines(lines: TextIO, tasks: queue.SimpleQueue) -> None:
     for line in lines:
         tasks.put(json.loads(line))
     os._exit(0)
-
-
-def perform(evaluator, task: dict) -> dict:
-    """The result of one task; what evaluation raises becomes its error text."""
-    try:
-        if task["kind"] == "final":
-            metrics = evaluator.finalize(
-                task["choices"], seed=task["seed"], weights=Path(task["weights"])
-            )
-        else:
-            metrics = evaluator.evaluate(task["choices"], seed=task["seed"])
-        return {"metrics": metrics}
-    except Exception as error:  # whatever a candidate raises belongs to its trial
-        traceback.print_exc()
-        return {"error": f"{type(error).__name__}: {error}"}
 
 
 def main() -> None:
@@ -53,7 +37,7 @@ def main() -> None:
     setup = tasks.get()
     if setup["cpu"] is not None:
         os.sched_setaffinity(0, {setup["cpu"]})
-    from nas.evaluators import EVALUATORS
+    from nas.evaluators import EVALUATORS, perform
 
     try:
         evaluator = EVALUATORS[setup["evaluator"]](**setup["options"])

@@ -12,17 +12,18 @@ import numpy as np
 import pytest
 
 from nas import config as configuration
+from nas import words
 from nas.pricing import price_designs
-from nas.report import drawing, explain, report, words
+from nas.report import drawing, explain, report
 from nas.report.course import hypervolumes
 from nas.report.findings import gather
 from nas.report.page import Html, escaped, table, tag
-from nas.report.words import MINUS, NONE, TIMES
 from nas.reward import violations
 from nas.run import Run
 from nas.run_dir import RunDir
 from nas.store import Store
 from nas.trial import Proposal, Status, Trial
+from nas.words import MINUS, NONE, TIMES
 from search_spaces import FAMILIES, hardware
 
 SPACE = {
@@ -198,7 +199,9 @@ def test_best_design_is_drawn_and_explained(run, page):
     graph = page.split("<figcaption>The cell")[0].rsplit("<svg", 1)[1]
     for i, j in drawing.cell_live(choices):
         assert drawing.OPERATIONS[choices[f"cell.edge{i}{j}"]][1] in html.unescape(graph)
-    assert f"A systolic array of {choices['hw.rows']} {TIMES} {choices['hw.columns']}" in text(page)
+    assert f"Of the systolic family, {choices['hw.rows']} {TIMES} {choices['hw.columns']}: " in (
+        text(page)
+    )
     n_layers = int(FAMILIES["cell"].layers(choices).repeat.sum())
     assert f"of the {n_layers} layers, which are bound by" in text(page)
 

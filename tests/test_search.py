@@ -5,11 +5,13 @@ order than it was asked, and ends the run where the test says. Real kills are in
 """
 
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import pytest
 
 from nas import controllers, reward
+from nas.pricing import price_designs
 from nas.search import Search, SearchError
 from nas.store import Store
 from nas.trial import Status
@@ -51,7 +53,8 @@ def search(path, executor, *, controller="evolution", n_trials=30, constraints=(
     store = Store(path, create=True)
     judge = reward.make(objective)
     yield Search(
-        family="cell", space=space, store=store, executor=executor, reward=judge,
+        price=partial(price_designs, "cell"), space=space, store=store, executor=executor,
+        reward=judge,
         controller=controllers.make(controller, space, seed=seed,
                                     n_objectives=judge.n_objectives),
         constraints=[reward.Constraint.parse(c) for c in constraints],

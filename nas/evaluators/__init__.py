@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
 from typing import Protocol
 
 from nas.evaluators.proxy import Proxy
+from nas.evaluators.table import Table
 from nas.trial import Metrics
 from search_spaces.space import Choices
 
 
 class Evaluator(Protocol):
-    """Lives in a worker process; its options come from the run's `[evaluator]` table."""
+    """Lives in a worker process, or with the search where `in_process`; its options come from the
+    run's `[evaluator]` table.
+
+    metrics: what it measures of a trial. final_metrics: what a final training adds, if it has any.
+    """
+
+    in_process: bool
+    metrics: tuple[str, ...]
+    final_metrics: tuple[str, ...]
 
     def check(self) -> None:
         """Raise ValueError, before the run begins, where it could not work."""
@@ -21,5 +32,23 @@ class Evaluator(Protocol):
     def evaluate(self, choices: Choices, *, seed: int) -> Metrics:
         """The metrics of one candidate: JSON values."""
 
+    def finalize(self, choices: Choices, *, seed: int, weights: Path) -> Metrics:
+        """The metrics of a final training, whose weights are written to a file."""
 
-EVALUATORS = {"proxy": Proxy}
+
+EVALUATORS = {"proxy": Proxy, "table": Table}
+
+
+def perform(evaluator: Evaluator, task: dict) -> dict:
+    """The result of one task; what evaluation raises becomes its error text."""
+    try:
+        if task["kind"] == "final":
+            metrics = evaluator.finalize(
+                task["choices"], seed=task["seed"], weights=Path(task["weights"])
+            )
+        else:
+            metrics = evaluator.evaluate(task["choices"], seed=task["seed"])
+        return {"metrics": metrics}
+    except Exception as error:  # whatever a candidate raises belongs to its trial
+        traceback.print_exc()
+        return {"error": f"{type(error).__name__}: {error}"}

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from nas import data
-from nas.trial import Metrics
+from nas.trial import TRAINING_METRICS, Metrics
 from search_spaces import cell
 from search_spaces.precision import precisions
 from search_spaces.space import Choices
@@ -26,6 +26,10 @@ class Proxy:
     dataset, path: as `nas.data.load`. epochs: of a candidate; final_epochs: of a final training.
     images: how many training images a candidate sees, class-balanced; 0 for all.
     """
+
+    in_process = False
+    metrics = TRAINING_METRICS
+    final_metrics = ("test_accuracy",)
 
     def __init__(
         self,
