@@ -326,13 +326,13 @@ def run_list(options: argparse.Namespace) -> None:
     from nas import config, controllers, evaluators, reward
 
     tables = {
-        "controllers": controllers.CONTROLLERS,
+        "controllers": controllers.CONTROLLERS | controllers.FOREIGN,
         "evaluators": evaluators.EVALUATORS,
         "rewards": reward.REWARDS,
     }
     if options.what in tables:
         for name, cls in tables[options.what].items():
-            print(f"{name:16} {(cls.__doc__ or '').splitlines()[0]}")
+            print(f"{name:22} {(cls.__doc__ or '').splitlines()[0]}")
     elif options.what == "presets":
         for name, text in config.presets().items():
             print(f"{name:16} {text}")

@@ -43,7 +43,7 @@ DEFAULTS: dict[str, Any] = {
 LEAST = {"trials": 1, "seed": 0, "workers": 1, "in_flight": 1, "hours": 0, "top": 0}
 TABLES = {
     "evaluator": evaluators.EVALUATORS,
-    "controller": controllers.CONTROLLERS,
+    "controller": controllers.CONTROLLERS | controllers.FOREIGN,
     "reward": reward.REWARDS,
 }
 TABLE = "table"  # the network family, and the evaluator, of measured designs

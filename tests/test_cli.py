@@ -10,7 +10,6 @@ import nas
 from nas import cli, config
 from nas.data import DataError
 
-
 TABLE = Path(__file__).parents[2] / "shared/data/nas_bench_201.csv.gz"
 
 

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from nas.controllers import keras_tuner, optuna
 from nas.controllers.evolution import Evolution
 from nas.controllers.policy_gradient import PolicyGradient
 from nas.controllers.random import Random
@@ -53,6 +54,8 @@ CONTROLLERS: dict[str, type] = {
     "evolution": Evolution,
     "policy_gradient": PolicyGradient,
 }
+# of other libraries, which are imported when one is made
+FOREIGN: dict[str, type] = {**keras_tuner.ORACLES, **optuna.SAMPLERS}
 
 
 def make(
@@ -68,5 +71,7 @@ def make(
             f"a space of one design leaves nothing to search; got {space!r}; "
             "leave a decision at least two values"
         )
-    controller = look_up("controller", CONTROLLERS, name, options, besides=("n_objectives",))
+    controller = look_up(
+        "controller", CONTROLLERS | FOREIGN, name, options, besides=("n_objectives",)
+    )
     return controller(space, seed=seed, n_objectives=n_objectives, **options)
