@@ -13,10 +13,11 @@ AGAIN = "#"  # before the number of a hyperparameter whose name was met before
 
 
 def to_hyperparameters(space: Space) -> keras_tuner.HyperParameters:
-    """A `Choice` for each decision, a `Fixed` for one of a single value, under the conditions that
-    nested `conditional_scope`s give. Numbers of mixed kinds become floats."""
+    """A `Choice` for each decision, a `Fixed` for one of a single value, a `Boolean` for yes or no,
+    under the conditions that nested `conditional_scope`s give. Numbers of mixed kinds become
+    floats."""
     import keras_tuner
-    from keras_tuner.engine.hyperparameters import Choice, Fixed
+    from keras_tuner.engine.hyperparameters import Boolean, Choice, Fixed
     from keras_tuner.src.engine.conditions import Parent
 
     found = keras_tuner.HyperParameters()
@@ -30,6 +31,8 @@ def to_hyperparameters(space: Space) -> keras_tuner.HyperParameters:
         conditions[decision.name] = own
         if len(values) == 1:
             hp = Fixed(decision.name, values[0], conditions=own)
+        elif values == [False, True]:
+            hp = Boolean(decision.name, conditions=own)
         else:
             hp = Choice(decision.name, values, ordered=decision.ordered, conditions=own)
         found.merge([hp])
@@ -43,6 +46,8 @@ def to_space(hyperparameters: keras_tuner.HyperParameters) -> Space:
     A name used again under other conditions becomes `name#1`, and so on. Raises ValueError where
     there is no hyperparameter.
     """
+    from keras_tuner.engine.hyperparameters import Choice, Fixed
+
     decisions: dict[str, Decision] = {}
     for hp in hyperparameters.space:
         when: dict[str, tuple] = {}
@@ -52,7 +57,12 @@ def to_space(hyperparameters: keras_tuner.HyperParameters) -> Space:
             when[condition.name] = tuple(value for value in known if value in condition.values)
         if not all(when.values()):
             continue  # under a condition that nothing fulfils
-        values = (hp.value,) if hasattr(hp, "value") else tuple(dict.fromkeys(hp.values))
+        if isinstance(hp, Fixed):
+            values = (hp.value,)
+        elif isinstance(hp, Choice):
+            values = tuple(hp.values)
+        else:  # KerasTuner lists some of them in another order
+            values = tuple(sorted(set(hp.values)))
         n_before = sum(name.split(AGAIN)[0] == hp.name for name in decisions)
         name = f"{hp.name}{AGAIN}{n_before}" if n_before else hp.name
         decisions[name] = Decision(name, values, when)

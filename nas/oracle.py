@@ -21,6 +21,7 @@ from nas import controllers
 from nas.hyperparameters import to_choices, to_space, to_values
 from nas.store import dump, load
 from nas.trial import Proposal, Status, Trial
+from search_spaces.space import Space
 
 REDRAWS = 20  # of values tried before, until the space is taken to be exhausted
 
@@ -54,7 +55,10 @@ class Oracle(keras_tuner.Oracle):
 
     def populate_space(self, trial_id: str) -> dict:
         """The values of the next trial; STOPPED when only designs tried before come."""
-        self._meet_space()
+        if not self.hyperparameters.space:  # a first trial with all defaults shows what there is
+            unknown = "RUNNING" if not self.start_order else "STOPPED"
+            return {"status": "IDLE" if self.ongoing_trials else unknown, "values": {}}
+        self._catch_up()
         for _ in range(REDRAWS):
             [proposal] = self.controller.ask(1)
             values = to_values(self.space.decode(proposal.encoding))
@@ -67,19 +71,20 @@ class Oracle(keras_tuner.Oracle):
     def end_trial(self, trial: TunerTrial) -> None:
         """Tell the controller, unless the trial is to be tried again."""
         super().end_trial(trial)
-        if self.controller is None:
-            return
-        self._meet_space()
-        if len(self.end_order) > self.n_told:
-            self._tell(self.end_order[self.n_told :])
+        if self.hyperparameters.space:
+            self._catch_up()
             self.save()
 
-    def _meet_space(self) -> None:
-        """Make the controller, again where the space has grown, and tell it all there is."""
+    def _catch_up(self) -> None:
+        """Make the controller, again where the space has grown, and tell it what it has not heard
+        of."""
         space = to_space(self.hyperparameters)
-        if self.controller is not None and space.decisions == self.space.decisions:
-            return
-        self.space = space
+        if self.controller is None or space.decisions != self.space.decisions:
+            self._begin(space)
+        self._tell(self.end_order[self.n_told :])
+
+    def _begin(self, space: Space) -> None:
+        self.space, self.notes, self.n_told = space, {}, 0
         self.controller = controllers.make(
             self.controller_name,
             space,
@@ -87,8 +92,6 @@ class Oracle(keras_tuner.Oracle):
             n_objectives=len(self.goals),
             **self.options,
         )
-        self.notes, self.n_told = {}, 0
-        self._tell(self.end_order)
 
     def _tell(self, ids: list[str]) -> None:
         told, objectives = [], []
@@ -135,9 +138,6 @@ class Oracle(keras_tuner.Oracle):
         super().set_state(state)
         if "controller" in state:
             own = load(json.dumps(state["controller"]))
-            self.controller = None
-            end_order, self.end_order = self.end_order, []
-            self._meet_space()
-            self.end_order = end_order
+            self._begin(to_space(self.hyperparameters))
             self.controller.restore(own["state"])
             self.notes, self.n_told = own["notes"], own["n_told"]
