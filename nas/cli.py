@@ -36,26 +36,42 @@ def parser() -> argparse.ArgumentParser:
     search.add_argument(
         "--run", dest="run_dir", metavar="DIR", help="a new directory for the run (runs/PRESET-NNN)"
     )
-    search.add_argument("--data", metavar="DIR", help="where the data set lies")
-    search.add_argument(
-        "--table", dest="data", metavar="FILE", help="the table of a preset that looks designs up"
-    )
     search.add_argument("--seed", type=int, help="of everything random in the run")
-    search.add_argument(
-        "--set",
-        dest="assignments",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change a setting or narrow a decision: "
-        "--set evaluator.epochs=5 --set cell.width=[8,16]",
-    )
     resume = command("resume", run_resume, "go on with a run from where it was left")
     resume.add_argument("dir", metavar="DIR")
     for sub in (search, resume):
         sub.add_argument("--trials", type=int, help="how many candidates to train")
         sub.add_argument("--hours", type=float, help="ask for no new candidates after so long")
         sub.add_argument("--workers", type=int, help="processes that train, one core each")
+
+    comparing = command("compare", run_compare, "compare controllers on equal budgets")
+    comparing.add_argument("preset", help="a preset's name or a TOML file")
+    comparing.add_argument("--controllers", required=True, metavar="A,B,C", type=names)
+    comparing.add_argument("--seeds", type=int, default=10, metavar="N", help="of each (10)")
+    comparing.add_argument(
+        "--budgets", type=numbers, default=[30, 50, 100], metavar="K,L", help="trials (30,50,100)"
+    )
+    comparing.add_argument(
+        "--to", metavar="DIR", help="for comparison.html and .csv (runs/PRESET-compared-NNN)"
+    )
+    comparing.add_argument("--workers", type=int, help="processes, one core each")
+    for sub in (search, comparing):
+        sub.add_argument("--data", metavar="DIR", help="where the data set lies")
+        sub.add_argument(
+            "--table",
+            dest="data",
+            metavar="FILE",
+            help="the table of a preset that looks designs up",
+        )
+        sub.add_argument(
+            "--set",
+            dest="assignments",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="change a setting or narrow a decision: "
+            "--set evaluator.epochs=5 --set cell.width=[8,16]",
+        )
 
     status = command("status", run_status, "say how far a run is")
     status.add_argument("dir", metavar="DIR")
@@ -110,6 +126,16 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def names(text: str) -> list[str]:
+    """`a,b,c` as a list."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def numbers(text: str) -> list[int]:
+    """`30,50` as a list."""
+    return [int(number) for number in text.split(",")]
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Errors are one line on standard error: exit status 2 for bad input, 1 for a failure."""
     options = parser().parse_args(arguments)
@@ -155,6 +181,28 @@ def run_resume(options: argparse.Namespace) -> None:
             options.dir, **{name: value for name, value in given.items() if value is not None}
         )
     show_result(run)
+
+
+def run_compare(options: argparse.Namespace) -> None:
+    from nas import words
+    from nas.compare import compare
+    from nas.run import RUNS
+    from nas.run_dir import next_run
+
+    to = options.to or next_run(RUNS, f"{Path(options.preset).stem}-compared")
+    found = compare(
+        options.preset,
+        options.controllers,
+        seeds=options.seeds,
+        budgets=options.budgets,
+        to=to,
+        data=options.data or "",
+        workers=options.workers,
+        assignments=tuple(options.assignments),
+    )
+    for measure in found.curves:
+        print_aligned([[words.ascii(cell) for cell in line] for line in found.lines(measure)])
+    print(f"charts: {Path(to) / 'comparison.html'}\ntable:  {Path(to) / 'comparison.csv'}")
 
 
 class resumable:

@@ -34,8 +34,7 @@ def check(config: dict) -> None:
             _satisfied([c for c in constraints if c.metric == "area_mm2"], {"area_mm2": areas})
     else:
         table = configuration.make_evaluator(config)
-        rows = [table.space.encode(space.decode(row)) for row in space.enumerate()]
-        _satisfied(constraints, table.columns(np.array(rows)))
+        _satisfied(constraints, table.columns(space, space.enumerate()))
 
 
 def _possible(constraint: Constraint, least: float, most: float) -> None:

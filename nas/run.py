@@ -121,7 +121,12 @@ def search(
     config = configuration.complete(table)
     configuration.make_evaluator(config).check()
     feasibility.check(config)
-    run_dir = RunDir(run_dir or new_run_dir(config["preset"]))
+    return begin(config, run_dir or new_run_dir(config["preset"]), progress=progress)
+
+
+def begin(config: dict, path: str | Path, *, progress: bool = True) -> Run:
+    """Begin a run of a checked, complete configuration in a new directory. Raises as `search`."""
+    run_dir = RunDir(path)
     run_dir.check_new()
     run_dir.path.mkdir(parents=True, exist_ok=True)
     with run_dir.locked():

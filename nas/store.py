@@ -75,12 +75,18 @@ def load(text: str) -> Any:
 
 
 class Store:
-    """Opens `path`, creating it where `create`; raises StoreError for a file of another kind."""
+    """Opens `path`, creating it where `create`; raises StoreError for a file of another kind.
 
-    def __init__(self, path: Path, *, create: bool = False, read_only: bool = False):
-        if not create and not path.exists():
+    A path of None is a store in memory, gone when it is closed.
+    """
+
+    def __init__(self, path: Path | None, *, create: bool = False, read_only: bool = False):
+        if path is None:
+            uri = "file::memory:"
+        elif not create and not path.exists():
             raise StoreError(f"{path} is missing; is {path.parent} a run directory?")
-        uri = f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+        else:
+            uri = f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rwc'}"
         self.connection = sqlite3.connect(uri, uri=True, isolation_level=None)
         try:
             version = self.connection.execute("PRAGMA user_version").fetchone()[0]

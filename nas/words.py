@@ -27,7 +27,7 @@ SHARES = ("accuracy", "utilization")  # of 1, as the names of metrics begin or e
 # as the names of metrics and decisions end, and take none
 UNITS = {"gbps": "GB/s", "mhz": "MHz", "kib": "KiB", "mm2": "mm²"}
 SIDES = (("hw.rows", "hw.columns"), ("hw.pe_x", "hw.pe_y"))  # of an array
-ASCII = str.maketrans({SPACE: " ", NONE: "-", MINUS: "-", TIMES: "x", "µ": "u", "²": "2"})
+PLAIN = {SPACE: " ", NONE: "-", MINUS: "-", TIMES: "x", "±": "+-", "µ": "u", "²": "2"}
 DATAFLOWS = {"os": "output-stationary", "ws": "weight-stationary", "is": "input-stationary"}
 MULTIPLIERS = {
     "fixed8": "fixed 8-bit",
@@ -131,7 +131,7 @@ def standard_error(share: float, n: int) -> float:
 
 def ascii(text: str) -> str:
     """A text for a terminal that may know no other characters."""
-    return text.translate(ASCII)
+    return text.translate(str.maketrans(PLAIN))
 
 
 def label(metric: str) -> str:

@@ -37,10 +37,12 @@ def main() -> None:
     setup = tasks.get()
     if setup["cpu"] is not None:
         os.sched_setaffinity(0, {setup["cpu"]})
+    from nas.compare import Simulation
     from nas.evaluators import EVALUATORS, perform
 
     try:
-        evaluator = EVALUATORS[setup["evaluator"]](**setup["options"])
+        known = {**EVALUATORS, Simulation.name: Simulation}
+        evaluator = known[setup["evaluator"]](**setup["options"])
         evaluator.start()
     except Exception as error:  # nothing can be evaluated: say so and stop
         traceback.print_exc()

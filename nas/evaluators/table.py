@@ -147,9 +147,16 @@ class Table:
         """The metrics at the last fidelity; there are no weights to write."""
         return self.evaluate(choices, seed=seed, fidelity=-1)
 
-    def columns(self, encodings: np.ndarray, fidelity: int = 0) -> dict[str, np.ndarray]:
-        """Metric -> values of the designs [n] of encodings [n, d] of the table's own space."""
-        rows = self.rows[tuple(np.asarray(encodings).T)]
+    def columns(
+        self, space: Space, encodings: np.ndarray, fidelity: int = 0
+    ) -> dict[str, np.ndarray]:
+        """Metric -> values [n] of encodings [n, d] of a space, the table's or a narrower one."""
+        own = [
+            np.array([d.index(v) for v in space.decisions[space.column[d.name]].values])
+            for d in self.space.decisions
+        ]
+        at = [space.column[name] for name in self.space.names]
+        rows = self.rows[tuple(of[encodings[:, i]] for of, i in zip(own, at, strict=True))]
         known = {**self.costs, **self.fidelities[fidelity]}
         return {name: column[rows] for name, column in known.items()}
 
