@@ -235,14 +235,15 @@ def _searched(configs: dict[str, dict], seeds: int, to: Path, progress: bool) ->
         for label, config in configs.items():
             config = {**config, "seed": seed}
             path = to / label / f"seed-{seed}"
-            if RunDir(path).config.exists():
-                run = Run(path)
-                if {**run.config, "workers": 0} != {**config, "workers": 0}:
-                    raise RunError(f"{path} is a run with other settings; name another --to")
-                run = resume(path, progress=progress, workers=config["workers"])
-            else:
+            run = Run(path) if RunDir(path).config.exists() else None
+            free = {key: config[key] for key in ("trials", "workers")}  # change no design
+            if run and {**run.config, **free} != config:
+                raise RunError(f"{path} is a run with other settings; name another --to")
+            if run is None:
                 run = begin(config, path, progress=progress)
-            trained = trainings(run.trials())
+            elif not run.dir.report.exists() or run.config["trials"] < config["trials"]:
+                run = resume(path, progress=progress, **free)
+            trained = trainings(run.trials())[: config["trials"]]
             pairs = [run.sweep.of(t) if run.sweep and not _failed(t) else [] for t in trained]
             sets[label].append([[t, *more] for t, more in zip(trained, pairs, strict=True)])
     reward = configuration.make_reward(next(iter(configs.values())))
