@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -145,6 +146,18 @@ class Foreign:
             else:
                 self.open.setdefault(key, []).append(number)
         self.own_restore(state)
+
+
+def installed(name: str, libraries: Sequence[str]) -> None:
+    """Raise ValueError where a library that a controller needs cannot be imported."""
+    packages = {"sklearn": "scikit-learn", "keras_tuner": "keras-tuner"}
+    for library in libraries:
+        if importlib.util.find_spec(library) is None:
+            package = packages.get(library, library)
+            raise ValueError(
+                f"controller '{name}' needs {package}, which is not installed: "
+                f"pip install {package}"
+            )
 
 
 def checked(name: str, make: Callable, options: Mapping[str, Any], given: Sequence[str]) -> dict:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nas.controllers.foreign import Foreign, checked
+from nas.controllers.foreign import Foreign, checked, installed
 from nas.hyperparameters import to_choices, to_hyperparameters
 from nas.trial import State
 from search_spaces.space import Space
@@ -55,6 +55,7 @@ class KerasTuner(Foreign):
 
     name: str
     oracle: str  # the name of its class
+    libraries: tuple[str, ...] = ("keras_tuner",)
 
     def __init__(
         self,
@@ -64,6 +65,7 @@ class KerasTuner(Foreign):
         n_objectives: int = 1,
         options: Mapping[str, Any] = MappingProxyType({}),
     ):
+        installed(self.name, self.libraries)
         import keras_tuner
 
         if n_objectives != 1:
@@ -203,6 +205,7 @@ class Bayesian(KerasTuner):
     """KerasTuner's Gaussian process with an upper confidence bound."""
 
     name, oracle = "keras_tuner.bayesian", "BayesianOptimizationOracle"
+    libraries = ("keras_tuner", "sklearn")
     redraws = 1  # each takes a fit
 
     def begin(self) -> None:

@@ -10,7 +10,6 @@ CMA-ES, which has no unordered choices and keeps its state as a pickle.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import warnings
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nas.controllers.foreign import Foreign, checked
+from nas.controllers.foreign import Foreign, checked, installed
 from nas.trial import State
 from search_spaces.space import Decision, Space
 
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
     import optuna
 
 GIVEN = ("seed", "independent_sampler")
+CACHES = ("_search_space", "_intersection_search_space")
+WHILE_OPEN = "tpe:"  # begins the marks that count for open trials alone
 
 
 class Optuna(Foreign):
@@ -45,12 +46,7 @@ class Optuna(Foreign):
         n_objectives: int = 1,
         options: Mapping[str, Any] = MappingProxyType({}),
     ):
-        for library in self.libraries:
-            if importlib.util.find_spec(library) is None:
-                raise ValueError(
-                    f"controller '{self.name}' needs {library}, which is not installed: "
-                    f"pip install {library}"
-                )
+        installed(self.name, self.libraries)
         import optuna
 
         self.cls = getattr(optuna.samplers, self.sampler)
@@ -75,6 +71,7 @@ class Optuna(Foreign):
             storage=self.storage, directions=["maximize"] * self.n_objectives
         )
         optuna.logging.set_verbosity(shown)
+        self.common: dict[str, Any] = {}
         self.study.stop = lambda: None  # brute force would end a loop that is ours
         self.study_id = self.storage.get_study_id_from_name(self.study.study_name)
 
@@ -94,6 +91,10 @@ class Optuna(Foreign):
 
     def suggest(self) -> np.ndarray:
         self.study.sampler = self._sampler(len(self.history))
+        for name in CACHES:  # what all trials have in common: found anew it takes most of an ask
+            if name in vars(self.study.sampler):
+                fresh = getattr(self.study.sampler, name)
+                setattr(self.study.sampler, name, self.common.setdefault(name, fresh))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             trial = self.study.ask()
@@ -142,8 +143,16 @@ class Optuna(Foreign):
         )
 
     def own_state(self) -> State:
+        trials = zip(self.study.get_trials(deepcopy=False), self.results, strict=True)
         attributes = {
-            "trials": [t.system_attrs for t in self.study.get_trials(deepcopy=False)],
+            "trials": [
+                {
+                    k: v
+                    for k, v in t.system_attrs.items()
+                    if told is None or not k.startswith(WHILE_OPEN)
+                }
+                for t, told in trials
+            ],
             "study": self.storage.get_study_system_attrs(self.study_id),
         }
         return {"attributes": json.loads(json.dumps(attributes))}

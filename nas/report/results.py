@@ -27,7 +27,8 @@ def summary(found: Findings) -> str:
         return f"No design has been trained yet, of {size} possible."
     trained = (
         f"{words.count(n_trained, 'design')} of {size} possible "
-        f"{'was' if n_trained == 1 else 'were'} trained"
+        f"{'was' if n_trained == 1 else 'were'} "
+        f"{'looked up' if run.evaluator.in_process else 'trained'}"
     )
     if not found.designs:
         limits = words.listed([str(constraint) for constraint in run.constraints])
