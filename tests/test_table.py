@@ -84,6 +84,50 @@ def test_without_fidelities_all_numbers_are_metrics(path):
     assert table.final_metrics == ()
 
 
+def long_rows() -> list[dict]:
+    """Each design at 1 and at 9 epochs; the latency is the same at both."""
+    return [
+        {"depth": d, "op": op, "epochs": e, "accuracy": d * e / 100 + (op == "conv") / 50,
+         "latency_ms": 2.0 * d}
+        for e in (9, 1) for d in (1, 2, 3) for op in ("conv", "pool")
+    ]  # fmt: skip
+
+
+LONG = {"decisions": ["depth", "op"], "fidelity": "epochs", "costs": ["latency_*"]}
+
+
+def test_a_row_a_design_and_fidelity(tmp_path):
+    table = Table(path=str(write(tmp_path / "long.csv", long_rows())), **LONG)
+    assert table.space.n_designs == 6 and table.metrics == ("cost", "accuracy", "latency_ms")
+    for row in long_rows():
+        design = {"depth": row["depth"], "op": row["op"]}
+        found = table.evaluate(design, seed=0, fidelity=0 if row["epochs"] == 1 else 1)
+        assert found == pytest.approx({"cost": row["epochs"], "accuracy": row["accuracy"]})
+        assert table.price([design])[0][0] == {"latency_ms": row["latency_ms"]}
+    named = [{"accuracy": "accuracy@1", "cost": 1}, {"test": "0.5 * accuracy@9", "cost": 9}]
+    table = Table(path=table.path, fidelities=named, **LONG)
+    assert table.final_metrics == ("test", "cost")
+    assert table.evaluate({"depth": 2, "op": "pool"}, seed=0, fidelity=1)["test"] == 0.09
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t[:-1], "lacks 1 of the 12 rows of 6 designs at epochs 1, 9"),
+        (lambda t: t + [t[0]], "row 13 is the same design as one before it, at the same epochs"),
+        (lambda t: [r for r in t if (r["depth"], r["op"]) != (2, "conv")],
+         "lacks 1 of the 6 designs of its space, the first depth = 2, op = conv"),
+        (lambda t: [{**r, "epochs": "long" if r["epochs"] > 1 else "short"} for r in t],
+         "its values .* are no numbers"),
+        (lambda t: [{"d": r["depth"], **r} for r in t if r.pop("epochs")], "no column 'epochs'"),
+    ],
+)  # fmt: skip
+def test_a_long_table_that_is_not_whole_is_refused(tmp_path, change, message):
+    path = write(tmp_path / "long.csv", change(long_rows()))
+    with pytest.raises(TableError, match=message):
+        Table(path=str(path), **LONG)
+
+
 def test_columns_of_a_narrower_space(path):
     table = Table(path=str(path), **OPTIONS)
     narrow = table.space.restrict({"width": [16, 32], "arch.edge0": ["pool", "skip"]})

@@ -23,6 +23,7 @@ from search_spaces.space import Choices, Decision, Space, nearest
 if TYPE_CHECKING:
     import pandas
 
+AT = "@"  # between a column's name and the fidelity that it is at
 COST = "cost"  # of a fidelity: what one evaluation there is charged
 
 
@@ -38,7 +39,10 @@ class Table:
     fidelities: from the cheapest training to the longest, each a mapping from a metric to its
     column or "0.01 * column", and `cost` to a number or the same; a search pays for the first, its
     final trainings for the last. Without any, all other columns of numbers are metrics.
-    costs: columns known before evaluation, `*` matching anything (latencies of devices).
+    fidelity: the column that tells the rows of a design apart where it has one for each fidelity
+    (epochs, say); a column x is then known as "x@12", and without `fidelities` each of its values
+    is one, of that cost. costs: columns known before evaluation, `*` matching anything (latencies
+    of devices).
     """
 
     in_process = True  # a look-up is not worth a worker
@@ -50,6 +54,7 @@ class Table:
         decisions: Sequence[str] = (),
         patterns: Mapping[str, str] = MappingProxyType({}),
         fidelities: Sequence[Mapping[str, Any]] = (),
+        fidelity: str = "",
         costs: Sequence[str] = (),
     ):
         if not path:
@@ -69,7 +74,7 @@ class Table:
         self.path = path
         stamp = Path(path).stat().st_mtime_ns
         self.frame, self.space, self.rows = _index(
-            path, stamp, tuple(decisions), tuple(sorted(patterns.items()))
+            path, stamp, tuple(decisions), tuple(sorted(patterns.items())), fidelity, tuple(costs)
         )
         taken = {*decisions}
         known = [c for c in self._numbers() if any(fnmatchcase(c, g) for g in costs)]
@@ -81,7 +86,7 @@ class Table:
                 )
         if not fidelities:
             others = [c for c in self._numbers() if c not in taken and c not in known]
-            fidelities = [{column: column for column in others}]
+            fidelities = _fidelities(others) if fidelity else [{c: c for c in others}]
         self.costs = {column: self._column(column, "evaluator.costs") for column in known}
         self.fidelities = [
             {name: self._column(value, f"the metric '{name}'") for name, value in each.items()}
@@ -171,16 +176,24 @@ class Indexed(NamedTuple):
 
 @functools.lru_cache(maxsize=4)
 def _index(
-    path: str, stamp: int, decisions: tuple[str, ...], patterns: tuple[tuple[str, str], ...]
+    path: str,
+    stamp: int,
+    decisions: tuple[str, ...],
+    patterns: tuple[tuple[str, str], ...],
+    fidelity: str,
+    costs: tuple[str, ...],
 ) -> Indexed:
     """Read a table; `stamp`, when it was changed, makes a changed file another table."""
     import pandas
 
     frame = _read(path)
-    parts = []
-    for name in decisions:
+    for name in (*decisions, *([fidelity] if fidelity else ())):
         if name not in frame.columns:
             raise TableError(f"{path} has no column '{name}'; {nearest(name, frame.columns)}")
+    if fidelity:
+        frame = _widened(path, frame, decisions, fidelity, costs)
+    parts = []
+    for name in decisions:
         pattern = dict(patterns).get(name)
         parts.append(_split(frame[name], pattern, path) if pattern else frame[[name]])
     chosen = pandas.concat(parts, axis=1)
@@ -197,6 +210,54 @@ def _index(
         codes.append(index)
         found.append(Decision(name, tuple(values.tolist())))
     return Indexed(frame, Space(found), _rows(path, Space(found), np.array(codes)))
+
+
+def _widened(
+    path: str,
+    frame: pandas.DataFrame,
+    decisions: Sequence[str],
+    fidelity: str,
+    costs: Sequence[str],
+) -> pandas.DataFrame:
+    """One row a design, from one row a design and fidelity: columns `x@level`, but for what is
+    known before evaluation, which keeps its name."""
+    keys = [*decisions, fidelity]
+    twice = np.flatnonzero(frame.duplicated(keys))
+    if len(twice):
+        raise TableError(
+            f"{path}: row {twice[0] + 1} is the same design as one before it, at the same "
+            f"{fidelity}; keep one of them"
+        )
+    wide = frame.set_index(keys).unstack(fidelity)
+    levels = list(wide.columns.levels[1])
+    n_missing = len(wide) * len(levels) - len(frame)
+    if n_missing:
+        raise TableError(
+            f"{path} lacks {n_missing:,} of the {len(wide) * len(levels):,} rows of {len(wide):,} "
+            f"designs at {fidelity} {', '.join(map(str, levels))}; add them, or leave out a design "
+            "or a fidelity that is not complete"
+        )
+    known = {c for c in frame.columns if any(fnmatchcase(c, glob) for glob in costs)}
+    kept = [(c, level) for c, level in wide.columns if c not in known or level == levels[0]]
+    wide = wide[kept]
+    wide.columns = [c if c in known else f"{c}{AT}{level}" for c, level in kept]
+    return wide.reset_index()
+
+
+def _fidelities(columns: Sequence[str]) -> list[dict[str, Any]]:
+    """The fidelities that columns `x@level` make, the lowest first, each of its level's cost."""
+    levels: dict[str, dict[str, Any]] = {}
+    for column in columns:
+        metric, _, level = column.rpartition(AT)
+        levels.setdefault(level, {})[metric] = column
+    try:
+        ordered = sorted(levels, key=float)
+    except ValueError:
+        raise TableError(
+            f"evaluator.fidelity: its values {', '.join(levels)} are no numbers; give "
+            "evaluator.fidelities in their order"
+        ) from None
+    return [{COST: float(level), **levels[level]} for level in ordered]
 
 
 def _rows(path: str, space: Space, codes: np.ndarray) -> np.ndarray:
