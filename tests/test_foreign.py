@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import test_controllers as contract
+import test_search as loop
 from test_controllers import SPACE, TINY, from_json, search, to_json, trials_of
 
 from nas.controllers import FOREIGN, make
@@ -181,6 +182,11 @@ def test_what_is_refused(name, options, n_objectives, message):
 def test_a_missing_library_is_named():
     with pytest.raises(ValueError, match=r"'optuna.gp' needs torch"):
         make("optuna.gp", SPACE, seed=0)
+
+
+@pytest.mark.parametrize("name", ["optuna.tpe", "optuna.nsgaii", "keras_tuner.hyperband"])
+def test_a_run_ended_anywhere_resumes_to_the_same_trials(tmp_path, name):
+    loop.test_a_run_ended_anywhere_resumes_to_the_same_trials(tmp_path, name, "mnasnet")
 
 
 def test_importing_nas_imports_neither():
