@@ -22,7 +22,7 @@ from nas import controllers, evaluators, reward
 from nas.pricing import price_designs
 from nas.run_dir import RunError
 from nas.table import look_up, options
-from nas.trial import HARDWARE_METRICS, Metrics
+from nas.trial import HARDWARE_METRICS, STEP_METRICS, Metrics
 from search_spaces import FAMILIES, Space, hardware, joint
 from search_spaces.space import Choices, nearest
 
@@ -47,7 +47,7 @@ TABLES = {
     "reward": reward.REWARDS,
 }
 TABLE = "table"  # the network family, and the evaluator, of measured designs
-HANDED_OVER = ("seed", "n_objectives")  # by the run to its controller, never configured
+HANDED_OVER = ("seed", "n_objectives", "family")  # by the run, never configured
 
 
 class ConfigError(ValueError):
@@ -136,7 +136,7 @@ def complete(table: Mapping) -> dict:
     config["final"]["top"] = typed("top", config["final"]["top"], 1)
     for key, choices in TABLES.items():
         config[key] = with_options(key, config[key], choices)
-    if config["space"]["network"] != TABLE:
+    if is_priced(config):
         config["space"].setdefault("accelerators", "systolic")
     make_evaluator(config)
     make_space(config)
@@ -188,16 +188,8 @@ def make_space(config: dict) -> Space:
     """The joint space or the table's, narrowed as configured."""
     narrowed = dict(config["space"])
     family, accelerators = narrowed.pop("network"), narrowed.pop("accelerators", None)
-    is_table = config["evaluator"]["name"] == TABLE
-    if is_table != (family == TABLE):
-        raise ConfigError(
-            f"space.network is '{family}' and evaluator.name '{config['evaluator']['name']}'; "
-            'a table is both: set space.network = "table" and evaluator.name = "table"'
-        )
-    if is_table:
+    if not is_priced(config):
         return make_evaluator(config).space.restrict(narrowed)
-    if family not in FAMILIES:
-        raise ConfigError(f"unknown network '{family}'; {nearest(str(family), FAMILIES)}")
     if accelerators not in hardware.FAMILIES:
         hint = nearest(str(accelerators), hardware.FAMILIES)
         raise ConfigError(f"unknown accelerators '{accelerators}'; {hint}")
@@ -205,21 +197,32 @@ def make_space(config: dict) -> Space:
 
 
 def is_priced(config: dict) -> bool:
-    """Whether candidates run on accelerators of the hardware model."""
-    return config["space"]["network"] != TABLE
+    """Whether candidates run on accelerators of the hardware model. ConfigError for a network that
+    there is not, or that the evaluator cannot evaluate."""
+    family, evaluator = config["space"]["network"], config["evaluator"]["name"]
+    if (family == TABLE) != (evaluator == TABLE):
+        raise ConfigError(
+            f"space.network is '{family}' and evaluator.name '{evaluator}'; a table is both: set "
+            'space.network = "table" and evaluator.name = "table"'
+        )
+    if family != TABLE and family not in FAMILIES:
+        raise ConfigError(f"unknown network '{family}'; {nearest(str(family), FAMILIES)}")
+    return family != TABLE
 
 
 def make_price(config: dict) -> Callable[[Sequence[Choices]], list[tuple[Metrics, str | None]]]:
     """Designs -> what is known of each before it is evaluated, and why it cannot be, or None."""
-    if is_priced(config):
-        return functools.partial(price_designs, config["space"]["network"])
-    return make_evaluator(config).price
+    if not is_priced(config):
+        return make_evaluator(config).price
+    constrained = {constraint.metric for constraint in make_constraints(config)}
+    named = constrained.union(make_reward(config).needs)
+    return functools.partial(price_designs, config["space"]["network"], named=named)
 
 
 def metrics(config: dict) -> tuple[str, ...]:
     """The names of the metrics that a trial will have."""
     measured = make_evaluator(config).metrics
-    return (*HARDWARE_METRICS, *measured) if is_priced(config) else measured
+    return (*HARDWARE_METRICS, *STEP_METRICS, *measured) if is_priced(config) else measured
 
 
 def make_reward(config: dict):
@@ -242,9 +245,15 @@ def make_controller(config: dict):
     )
 
 
+def evaluator_options(config: dict) -> dict:
+    """What the evaluator is made from: its options, and the family of networks if it has one."""
+    family = {"family": config["space"]["network"]} if is_priced(config) else {}
+    return {**_options(config, "evaluator"), **family}
+
+
 def make_evaluator(config: dict):
     """The evaluator, not started: its options are checked here, in the parent."""
-    return evaluators.EVALUATORS[config["evaluator"]["name"]](**_options(config, "evaluator"))
+    return evaluators.EVALUATORS[config["evaluator"]["name"]](**evaluator_options(config))
 
 
 def load_run(table: dict) -> dict:

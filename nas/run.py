@@ -45,7 +45,9 @@ class Run:
         self.evaluator = configuration.make_evaluator(self.config)
         self.sweep: Sweep | None = None  # where there are accelerators to sweep over
         if configuration.is_priced(self.config):
-            self.sweep = Sweep(self.config["space"]["network"], self.space, self.constraints)
+            self.sweep = Sweep(
+                self.config["space"]["network"], self.space, self.constraints, self.reward.needs
+            )
 
     def __repr__(self) -> str:
         return f"Run('{self.dir.path}')"
@@ -248,9 +250,8 @@ def make_executor(run: Run) -> InProcess | LocalExecutor:
     """Where the run's evaluator runs."""
     if run.evaluator.in_process:
         return InProcess(run.evaluator)
-    evaluator = run.config["evaluator"]
-    options = {key: value for key, value in evaluator.items() if key != "name"}
-    return LocalExecutor(run.config["workers"], evaluator["name"], options, run.dir.log)
+    name, options = run.config["evaluator"]["name"], configuration.evaluator_options(run.config)
+    return LocalExecutor(run.config["workers"], name, options, run.dir.log)
 
 
 def train_finals(

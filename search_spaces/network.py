@@ -1,7 +1,8 @@
 """A network as data: a list of steps, and the walks over it.
 
-A family of networks (`cell.py`) only writes down the steps. Costs, shapes, parameters, the
-functional TensorFlow of the training loop and the Keras model each walk that one list.
+A family of networks (`cell.py`, `nasnet.py`, `mobile.py`) only writes down the steps. Costs,
+shapes, parameters, the functional TensorFlow of the training loop and the Keras model each walk
+that one list.
 """
 
 from __future__ import annotations
@@ -11,10 +12,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from hwmodel.workload import Layers
-from search_spaces.ops import Parameter, Precision, Shape
+from hwmodel.workload import LAYER_NORM_OPS, Layers, normalization
+from search_spaces.compression import Compression, narrowed
+from search_spaces.ops import Activation, Dense, GlobalPool, Parameter, Precision, Shape
+from search_spaces.space import Decision
 
 IMAGE = -1  # the input of a step that reads the image
+N_CLASSES = 10
+
+# The activation function of a network, the same in every family; ReLU in a search without it.
+ACTIVATION = Decision("net.activation", ("relu", "silu", "gelu", "hswish"), usual=())
 
 
 class Step(NamedTuple):
@@ -39,10 +46,29 @@ class Plan:
 
     def __init__(self):
         self.steps: list[Step] = []
+        self._activations: dict[tuple[int, str, int], int] = {}
 
     def add(self, name: str, op, *inputs: int, group: int) -> int:
         self.steps.append(Step(name, op, inputs, group))
         return len(self.steps) - 1
+
+    def activated(self, source: int, function: str, group: int) -> int:
+        """The activation of a step's output, one for all that read it in the bits of `group`."""
+        key = source, function, group
+        if key not in self._activations:
+            name, _, _, own = self.steps[source]
+            name += f".{function}" if group == own else f".{function}.group{group}"
+            self._activations[key] = self.add(name, Activation(function), source, group=group)
+        return self._activations[key]
+
+
+def add_head(plan: Plan, source: int, function: str, group: int) -> int:
+    """Write down the end of an image network, from the last sums to the class scores."""
+    at = plan.add(f"head.{function}1", Activation(function), source, group=group)
+    at = plan.add("head.pool", GlobalPool(), at, group=group)
+    again = "relu" if function == "relu" else "linear"  # the function is behind: only quantized
+    at = plan.add(f"head.{again}2", Activation(again), at, group=group)
+    return plan.add("head.dense", Dense(N_CLASSES), at, group=group)
 
 
 def live(steps: Sequence[Step]) -> tuple[Step, ...]:
@@ -89,15 +115,56 @@ class Network:
             for parameter in step.op.parameters(self.inputs[i])
         ]
 
-    def layers(self, precisions: Sequence[Precision], batch: int) -> Layers:
-        """Rows for the hardware model; precisions: one a group."""
+    @cached_property
+    def training_flops(self) -> int:
+        """Floating-point operations of a training step an image: two a multiply-accumulate forward
+        and four backward, but for the gradient of the image, which nobody needs."""
+        total = 0
+        for step, inputs in zip(self.steps, self.inputs, strict=True):
+            if rows := step.op.cost(step.name, inputs, Precision(8, 8), 1):
+                passes = 2 if IMAGE in step.inputs else 3
+                total += 2 * passes * int(Layers.from_rows(rows).macs[0])
+        return total
+
+    def layers(
+        self,
+        precisions: Sequence[Precision],
+        batch: int,
+        compressions: Sequence[Compression] | None = None,
+    ) -> Layers:
+        """Rows for the hardware model; precisions and compressions: one a group, if any."""
+        if compressions is None:
+            compressions = [Compression()] * len(self.groups)
+        walk = zip(self.steps, narrowed(self, compressions), strict=True)
         return Layers.from_rows(
             [
-                row
-                for i, step in enumerate(self.steps)
-                for row in step.op.cost(step.name, self.inputs[i], precisions[step.group], batch)
+                compressions[step.group].stored(row)
+                for step, (op, inputs) in walk
+                for row in op.cost(step.name, inputs, precisions[step.group], batch)
             ]
         )
+
+    def training_layers(self, bits: int, batch: int) -> Layers:
+        """Rows of the forward pass in training, all words of `bits`, as `hwmodel.training` takes
+        them: whole tensors, and normalization by the batch's own moments, which cannot be folded.
+        """
+        rows = []
+        for step, shapes in zip(self.steps, self.inputs, strict=True):
+            rows += step.op.cost(step.name, shapes, Precision(bits, bits), batch)
+            height, width, _ = step.op.shape(shapes)
+            rows += [
+                normalization(
+                    f"{step.name}.{parameter.name}",
+                    elements=height * width * parameter.shape[0],
+                    channels=parameter.shape[0],
+                    batch=batch,
+                    ops_per_element=LAYER_NORM_OPS,
+                    activation_bits=bits,
+                )
+                for parameter in step.op.parameters(shapes)
+                if parameter.kind == "scale"
+            ]
+        return Layers.from_rows(rows)
 
     def apply(self, images, weights: Sequence[dict], activation_bits, context):
         """Class scores [n, classes] of functional TensorFlow.
