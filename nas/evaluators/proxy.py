@@ -49,6 +49,8 @@ class Proxy:
         ):
             if value < least:
                 raise ValueError(f"evaluator.{name} is {value}; it must be at least {least}")
+        if family not in FAMILIES:
+            raise ValueError(f"no networks '{family}' to train; known: {', '.join(FAMILIES)}")
         self.network = FAMILIES[family].network
         self.dataset, self.path = dataset, path
         self.epochs, self.images, self.final_epochs = epochs, images, final_epochs
