@@ -43,7 +43,6 @@ TABLES = {
     "controller": controllers.CONTROLLERS,
     "reward": reward.REWARDS,
 }
-HANDED_OVER = ("seed", "n_objectives")  # by the run to its controller, never configured
 
 
 class ConfigError(ValueError):
@@ -162,8 +161,8 @@ def typed(key: str, value: Any, default: Any) -> Any:
 def with_options(section: str, table: Mapping, choices: Mapping[str, type]) -> dict:
     """A section's table with the defaults of the class that its name picks, as TOML can hold it."""
     given = {key: value for key, value in table.items() if key != "name"}
-    known = options(look_up(section, choices, table["name"], given, HANDED_OVER))
-    filled = {key: default for key, default in known.items() if key not in HANDED_OVER}
+    known = options(look_up(section, choices, table["name"], given, controllers.HANDED_OVER))
+    filled = {key: default for key, default in known.items() if key not in controllers.HANDED_OVER}
     return {"name": table["name"], **plain({**filled, **given})}
 
 
