@@ -41,9 +41,11 @@ REASONS = (
 
 
 class Limits(NamedTuple):
-    """The widest words that each network brings to the array, float64 [n_networks]."""
+    """The widest words that each network brings to the array, float64 [n_networks]; weights as
+    multiplied, and as they lie in SRAM."""
 
     weight_bits: np.ndarray
+    word_bits: np.ndarray
     activation_bits: np.ndarray
     output_bits: np.ndarray
 
@@ -83,7 +85,12 @@ def block_of(layers: Layers, design: Design) -> Block:
         limits=Limits(
             *(
                 sum_networks(bits.astype(np.float64), array.offsets, ufunc=np.maximum)
-                for bits in (array.weight_bits, array.activation_bits, array.output_bits)
+                for bits in (
+                    array.weight_bits,
+                    array.word_bits,
+                    array.activation_bits,
+                    array.output_bits,
+                )
             )
         ),
     )
@@ -219,7 +226,7 @@ def figures(
 def reason_codes(limits: Limits, machine: Machines, design: Design) -> np.ndarray:
     """Indices into `REASONS`, uint8; the first reason that holds. A network with no row on the
     array brings it no bits, and nothing is asked of its SRAMs."""
-    least = systolic.least_sram_bytes(design.dataflow, machine.rows, machine.columns, *limits)
+    least = systolic.least_sram_bytes(design.dataflow, machine.rows, machine.columns, *limits[1:])
     idle = limits.weight_bits == 0
     failed = (
         limits.weight_bits > machine.max_bits,

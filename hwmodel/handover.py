@@ -67,6 +67,8 @@ def differences(layers: Layers, config: Configs) -> list[str]:
         notes.append(f"left out, for the vector unit: {', '.join(layers.names[vector])}")
     if (layers.density < 1).any():
         notes.append("sparse weights are taken as dense")
+    if layers.index_bits.any():
+        notes.append("weights with a codebook are taken as plain")
     if ((layers.m * layers.k) > layers.input_words)[~vector].any():
         notes.append("windows are unfolded: inputs that they share are counted once a window")
     return notes

@@ -39,6 +39,7 @@ class Row(NamedTuple):
     params: int
     bias_words: int
     weight_bits: int
+    index_bits: int
     activation_bits: int
     output_bits: int
     density: float
@@ -64,10 +65,13 @@ class VectorOptions(TypedDict, total=False):
 
 
 class WeightOptions(VectorOptions, total=False):
-    """What a row with weights can be given too: their bits, and either the share that is not zero
-    (`density`, above 0 to 1) or a pattern `nm` = (N, M), N non-zeros in every M along K."""
+    """What a row with weights can be given too: their bits; `index_bits`, where they are stored as
+    indices of so many bits into a codebook of 2**index_bits words of `weight_bits` (Han et al.,
+    arXiv 1510.00149; 0: as they are); and either the share that is not zero (`density`, above 0 to
+    1) or a pattern `nm` = (N, M), N non-zeros in every M along K."""
 
     weight_bits: int
+    index_bits: int
     density: float
     nm: tuple[int, int] | None
 
@@ -94,6 +98,7 @@ def make_row(
     kernel_width: int = 1,
     out_height: int = 1,
     weight_bits: int | None = None,
+    index_bits: int | None = None,
     activation_bits: int = 8,
     output_bits: int | None = None,
     density: float | None = None,
@@ -104,10 +109,12 @@ def make_row(
     given, `weight_bits` 8, `output_bits` the activations'.
 
     Raises ValueError, naming the row, for bits outside 1 to 32, a repeat below 1, counts past
-    2**53, a density outside (0, 1], an impossible N:M, and weight options of a row without weights.
+    2**53, a density outside (0, 1], an impossible N:M, indices no shorter than the weights, and
+    weight options of a row without weights.
     """
     if kind == VECTOR and not weights:
-        for option, value in dict(weight_bits=weight_bits, density=density, nm=nm).items():
+        given = dict(weight_bits=weight_bits, index_bits=index_bits, density=density, nm=nm)
+        for option, value in given.items():
             if value is not None:
                 raise ValueError(f"row {name!r}: {option} is {value!r}, but the row has no weights")
     bits = {
@@ -119,7 +126,7 @@ def make_row(
         if value > MAX_BITS:
             raise ValueError(f"row {name!r}: {field} must be 1 to {MAX_BITS}, got {value!r}")
     require_positive(name, repeat=repeat)
-    density, nm_n, nm_m = _sparsity(name, density, nm)
+    storage = _storage(name, bits["weight_bits"], index_bits, density, nm)
     params = weights + bias_words if params is None else params
     largest = repeat * max(
         m * k * n * groups, vector_ops, input_words * groups, output_words, params, gather_bytes
@@ -146,15 +153,29 @@ def make_row(
         params=params,
         bias_words=bias_words,
         **bits,
-        density=density,
-        nm_n=nm_n,
-        nm_m=nm_m,
+        **storage,
         imbalance=imbalance,
         kernel_height=kernel_height,
         kernel_width=kernel_width,
         out_height=out_height,
         repeat=repeat,
     )
+
+
+def with_storage(
+    row: Row,
+    *,
+    index_bits: int | None = None,
+    density: float | None = None,
+    nm: tuple[int, int] | None = None,
+) -> Row:
+    """`row` with its weights stored otherwise; the options are those of `WeightOptions`.
+
+    Raises ValueError for a row without weights, and as `make_row` does.
+    """
+    if not row.weights:
+        raise ValueError(f"row {row.name!r} has no weights to store otherwise")
+    return row._replace(**_storage(row.name, row.weight_bits, index_bits, density, nm))
 
 
 def require_real(
@@ -168,6 +189,27 @@ def require_real(
     if not (math.isfinite(real) and allowed(real)):
         raise ValueError(f"row {name!r}: {field} must be {wanted}, got {value!r}")
     return real
+
+
+def _storage(
+    name: str,
+    weight_bits: int,
+    index_bits: int | None,
+    density: float | None,
+    nm: tuple[int, int] | None,
+) -> dict[str, float]:
+    """The columns that say how weights are stored."""
+    try:
+        index = operator.index(index_bits or 0)
+    except TypeError:
+        index = -1
+    if index < 0 or index >= weight_bits:
+        raise ValueError(
+            f"row {name!r}: index_bits must be a whole number below weight_bits {weight_bits}, 0 "
+            f"for weights without a codebook, got {index_bits!r}; a longer index saves nothing"
+        )
+    density, nm_n, nm_m = _sparsity(name, density, nm)
+    return dict(index_bits=index, density=density, nm_n=nm_n, nm_m=nm_m)
 
 
 def _sparsity(

@@ -235,7 +235,7 @@ def embedding(
         weights=vocabulary * features,
         **options,
     )
-    row_bytes = -(-features * row.weight_bits // 8)
+    row_bytes = -(-features * (row.index_bits or row.weight_bits) // 8)
     return row._replace(gather_bytes=batch * lookups * max(row_bytes, DRAM_BURST_BYTES))
 
 

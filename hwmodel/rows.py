@@ -87,7 +87,7 @@ class ArrayWork(NamedTuple):
     dram_inputs: np.ndarray  # bytes of all products, one repeat
     dram_weights: np.ndarray
     dram_outputs: np.ndarray
-    dram_biases: np.ndarray
+    dram_tables: np.ndarray  # biases and codebooks
     sram_inputs_moved: np.ndarray
     sram_weights_moved: np.ndarray
     sram_outputs_moved: np.ndarray
@@ -220,7 +220,7 @@ def array_work(layers: Layers, design: Design) -> ArrayWork:
         dram_inputs=input_bytes * groups,
         dram_weights=weight_bytes * groups,
         dram_outputs=layers.output_words * word_out,
-        dram_biases=layers.bias_bytes,
+        dram_tables=layers.bias_bytes + layers.codebook_bytes,
         sram_inputs_moved=m * k * word_in * products,
         sram_weights_moved=weight_bytes * products * steps,
         sram_outputs_moved=m * n * word_sum * products,
@@ -300,7 +300,7 @@ def array_costs(work: ArrayWork, machine: Machines, design: Design) -> RowCosts:
     if design.activations_on_chip:
         dram *= work.dram_inputs + work.dram_outputs > 2 * machine.half_input
     dram += work.dram_weights * weights
-    dram += work.dram_biases
+    dram += work.dram_tables
     dram_cycles = np.ceil(dram * machine.cycles_per_dram_byte)
     sram = systolic.sram_traffic(
         dataflow,

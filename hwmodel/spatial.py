@@ -294,7 +294,8 @@ def dram_words(work: Work, machine: Machines, strip, filters, images) -> np.ndar
 
     The buffer keeps the sums of as many filters as it holds, for all images of a pass: inputs come
     once for each such group, the overlap of strips again; weights once for each strip and pass of
-    images; outputs once. Zeros are not compressed. Vector work moves its words once.
+    images; outputs once. Words are 16 bits wide: neither zeros nor codebooks make them fewer or
+    narrower here. Vector work moves its words once.
     """
     rows = (strip - 1) * work.input_rows + work.r
     overlap = np.where(work.e > strip, rows / (strip * work.input_rows), 1.0)

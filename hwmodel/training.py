@@ -52,7 +52,8 @@ def training_step(
     Rows keep their names; gradients add ".dinput" and ".dweights" (of the second operand where both
     are activations), updates ".update". `master_bits`
     are those of the updated weights and the slots; where a row's `weight_bits` are fewer, a narrow
-    copy is written and kept as well. Gradient rows are dense. Normalization and other vector rows
+    copy of its weights is written and kept as well (biases are read at 32 bits). Gradient rows are
+    dense. Normalization and other vector rows
     take as many operations backward as forward, and read their input again; sums of bias gradients
     are left out.
 
@@ -129,26 +130,28 @@ def _input_gradients(columns: dict, gradient_bits: int) -> dict:
 def _updates(columns: dict, chosen: Optimizer, gradient_bits: int, master_bits: int) -> dict:
     """Vector work on words of `master_bits`: weights and slots in and out, gradients in, narrow
     weights out."""
-    params = columns["params"]
-    narrow = np.where(columns["weight_bits"] < master_bits, columns["weight_bits"], 0)
+    params, narrow = columns["params"], _narrow_bits(columns, master_bits)
     zero, one = np.zeros_like(params), np.ones_like(params)
     return _without_parameters(columns) | {
         "kind": np.full_like(params, VECTOR),
         **dict.fromkeys(("m", "k", "n", "gather_bytes"), zero),
         **dict.fromkeys(("groups", "steps", "batch"), one),
         "input_words": params * (1 + chosen.slots) - (-params * gradient_bits // master_bits),
-        "output_words": params * (1 + chosen.slots) - (-params * narrow // master_bits),
+        "output_words": params * (1 + chosen.slots) - (-narrow // master_bits),
         "vector_ops": params * chosen.ops,
         "activation_bits": np.full_like(params, master_bits),
         "output_bits": np.full_like(params, master_bits),
     }
 
 
+_STORED = ("weights", "params", "bias_words", "index_bits", "nm_n", "nm_m", "gather_bytes")
+
+
 def _without_parameters(columns: dict) -> dict:
-    """The columns of dense rows that store nothing of their own."""
+    """The columns of dense, plain rows that store nothing of their own."""
     zero, one = np.zeros_like(columns["m"]), np.ones_like(columns["m"])
     return columns | {
-        **dict.fromkeys(("weights", "params", "bias_words", "nm_n", "nm_m", "gather_bytes"), zero),
+        **dict.fromkeys(_STORED, zero),
         **dict.fromkeys(("kernel_height", "kernel_width", "out_height"), one),
         "density": np.ones(len(zero)),
         "imbalance": np.ones(len(zero)),
@@ -160,8 +163,14 @@ def _state_bytes(
 ) -> np.ndarray:
     """Per row and repeat: three times the weights for momentum and four for Adam where all bits are
     equal, and the narrow copy where they are not."""
-    narrow = np.where(columns["weight_bits"] < master_bits, columns["weight_bits"], 0)
-    return columns["params"] * (master_bits * (1 + chosen.slots) + gradient_bits + narrow) / 8
+    wide = columns["params"] * (master_bits * (1 + chosen.slots) + gradient_bits)
+    return (wide + _narrow_bits(columns, master_bits)) / 8
+
+
+def _narrow_bits(columns: dict, master_bits: int) -> np.ndarray:
+    """Per row and repeat: the bits of a copy of the weights, where theirs are fewer."""
+    bits = columns["weight_bits"]
+    return columns["weights"] * np.where(bits < master_bits, bits, 0)
 
 
 def _per_network(layers: Layers, values: np.ndarray) -> np.ndarray:

@@ -25,8 +25,10 @@ from hwmodel.layer_row import (
     REAL_COLUMNS,
     VECTOR,
     Row,
+    with_storage,
 )
 from hwmodel.operations import (
+    LAYER_NORM_OPS,
     conv,
     dense,
     depthwise,
@@ -46,6 +48,7 @@ __all__ = [
     "COLUMNS",
     "DEPTHWISE",
     "EXPERTS",
+    "LAYER_NORM_OPS",
     "PRODUCT",
     "VECTOR",
     "Layers",
@@ -62,6 +65,7 @@ __all__ = [
     "normalization",
     "pool",
     "transposed_conv",
+    "with_storage",
 ]
 
 
@@ -76,10 +80,11 @@ class Layers:
     on the vector unit), `gather_bytes` (read from DRAM at random), `weights` (stored at
     `weight_bits`), `row_params_once` (all parameters stored, `weights` included; 0 for a further
     call of a shared layer), `bias_words` (read at 32 bits: biases, scales),
-    `weight_bits` (of the second operand), `activation_bits`, `output_bits`, `nm_n` and `nm_m` (N
-    non-zero weights in every M; 0 without such a pattern), `kernel_height`, `kernel_width` and
-    `out_height` (of a convolution; 1 of any other row), `repeat` (how often the layer is run,
-    each time with its own weights). Columns of one repeat, but for `repeat`.
+    `weight_bits` (of the second operand, as multiplied), `index_bits` (of each weight's index into
+    a codebook of 2**index_bits words; 0 without one), `activation_bits`, `output_bits`, `nm_n` and
+    `nm_m` (N non-zero weights in every M; 0 without such a pattern), `kernel_height`,
+    `kernel_width` and `out_height` (of a convolution; 1 of any other row), `repeat` (how often the
+    layer is run, each time with its own weights). Columns of one repeat, but for `repeat`.
     Float64: `density` (share of the weights that is not zero), `imbalance` (load of an expert
     over the mean). `names` is an object array [n_rows]; `offsets` [n_networks + 1] says that
     network i owns rows offsets[i]:offsets[i + 1].
@@ -103,6 +108,7 @@ class Layers:
         self.row_params_once = columns["params"]
         self.bias_words = columns["bias_words"]
         self.weight_bits = columns["weight_bits"]
+        self.index_bits = columns["index_bits"]
         self.activation_bits = columns["activation_bits"]
         self.output_bits = columns["output_bits"]
         self.density = columns["density"]
@@ -212,26 +218,49 @@ class Layers:
         return np.add.reduceat(self.row_params, self.offsets[:-1])
 
     @property
+    def word_bits(self) -> np.ndarray:
+        """[n_rows] bits that stand for one weight in memory: its index where there is a codebook,
+        else the weight itself."""
+        coded = self.index_bits > 0
+        if not coded.any():
+            return self.weight_bits
+        return np.where(coded, self.index_bits, self.weight_bits)
+
+    @property
+    def codebook_bytes(self) -> np.ndarray:
+        """[n_rows] the words that the indices stand for, one codebook a layer; read once a repeat,
+        into tables beside the multipliers (Han et al., ISCA 2016)."""
+        coded = self.index_bits > 0
+        if not coded.any():
+            return np.zeros(len(self))
+        return (1 << self.index_bits) * self.weight_bits * coded / 8
+
+    @property
     def stored_weight_bits(self) -> np.ndarray:
         """[n_rows] bits that a weight takes, zeros squeezed out.
 
-        N:M: N/M·(wb + ceil(log2 M)), the place of each non-zero in its group of M (Mishra et al.,
-        arXiv 2104.08378). Any other density d: d·wb + 1, a bit map (Gondimalla et al., MICRO 2019).
-        Never more than wb, what it takes with the zeros.
+        Of words of b bits (`word_bits`), N:M: N/M·(b + ceil(log2 M)), the place of each non-zero in
+        its group of M (Mishra et al., arXiv 2104.08378). Any other density d: d·b + 1, a bit map
+        (Gondimalla et al., MICRO 2019). Never more than b, what it takes with the zeros.
         """
+        word_bits = self.word_bits
+        if (self.density == 1).all():  # of most tables, and each slab of pairs asks again
+            return word_bits.astype(np.float64)
         place_bits = np.ceil(np.log2(np.maximum(self.nm_m, 1)))
         squeezed = np.where(
             self.nm_m > 0,
-            self.density * (self.weight_bits + place_bits),
-            self.density * self.weight_bits + 1,
+            self.density * (word_bits + place_bits),
+            self.density * word_bits + 1,
         )
-        return np.minimum(squeezed, self.weight_bits)
+        return np.minimum(squeezed, word_bits)
 
     @property
     def parameter_bytes(self) -> np.ndarray:
-        """[n_rows] stored parameters per repeat: weights as squeezed, others at 32 bits."""
+        """[n_rows] stored parameters per repeat: weights as squeezed and their codebook, others at
+        32 bits."""
         others = self.row_params_once - self.weights
-        return (self.weights * self.stored_weight_bits + others * BIAS_BITS) / 8
+        codebooks = self.codebook_bytes * (self.weights > 0)
+        return (self.weights * self.stored_weight_bits + others * BIAS_BITS) / 8 + codebooks
 
     @property
     def bias_bytes(self) -> np.ndarray:
@@ -240,9 +269,10 @@ class Layers:
 
     @property
     def operand_bytes(self) -> np.ndarray:
-        """[n_rows] second operands of one repeat, each once: the weights in use, or an attention
-        product's other activations."""
-        return self.k * self.n * self.groups * self.stored_weight_bits / 8
+        """[n_rows] second operands of one repeat, each once: the weights in use and their codebook,
+        or an attention product's other activations."""
+        words = self.k * self.n * self.groups * self.stored_weight_bits / 8
+        return words + self.codebook_bytes
 
     def as_networks(self) -> Layers:
         """The same rows, each as a network of its own."""

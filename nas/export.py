@@ -49,10 +49,10 @@ def keras_model(run: Run, trial_id: int) -> keras.Model:
             for p in step.op.parameters(network.inputs[i])
             if p.kind != "clip"
         }
-        if "kernel" in own:
-            own["kernel"] = dequantized(
-                own["kernel"], tensors[f"{step.name}/step"], bits[step.group].weights
-            )
+        for p in step.op.parameters(network.inputs[i]):
+            if p.kind == "kernel":
+                size = tensors[f"{step.name}/{p.name}.step"]
+                own[p.name] = dequantized(own[p.name], size, bits[step.group].weights)
         moments = [
             tensors[key] for key in (f"{step.name}/mean", f"{step.name}/variance") if key in tensors
         ]

@@ -39,7 +39,9 @@ class Run:
         self.space: Space = configuration.make_space(self.config)
         self.reward = configuration.make_reward(self.config)
         self.constraints = configuration.make_constraints(self.config)
-        self.sweep = Sweep(self.config["space"]["network"], self.space, self.constraints)
+        self.sweep = Sweep(
+            self.config["space"]["network"], self.space, self.constraints, self.reward.needs
+        )
 
     def __repr__(self) -> str:
         return f"Run('{self.dir.path}')"

@@ -51,6 +51,7 @@ class Search:
     ):
         self.family, self.space, self.controller = family, space, controller
         self.reward, self.constraints = reward, constraints
+        self.named = {*reward.needs, *(constraint.metric for constraint in constraints)}
         self.executor, self.store, self.watch = executor, store, watch
         self.n_trials, self.in_flight, self.seed = n_trials, in_flight, seed
         self.out_of_time = out_of_time
@@ -121,7 +122,7 @@ class Search:
         trials: list[Trial] = []
         met: dict[tuple, int] = {}
         for p, (metrics, reason) in zip(
-            proposals, price_designs(self.family, designs), strict=True
+            proposals, price_designs(self.family, designs, self.named), strict=True
         ):
             id = self.n_asked + len(trials)
             trial = Trial(id, p, trial_seed(self.seed, id), metrics=metrics)

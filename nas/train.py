@@ -11,18 +11,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nas.program import SCORE_BATCH, Program
+from nas.layout import Layout
+from nas.program import Program, Switches, peak_rate
+from nas.scoring import SCORE_BATCH, accuracy_and_loss, class_scores, statistics
 from search_spaces.network import Network
+from search_spaces.quantizers import FULL_BITS
+from search_spaces.training import MAX_MICRO_BATCH
 
-STATISTICS_BATCHES = 4  # of SCORE_BATCH images: normalization statistics before scoring
+STATISTICS_IMAGES = 4 * SCORE_BATCH  # from which normalization statistics are taken before scoring
+CLIP_IMAGES = 64  # from which the first clips take their range
+FIRST_LOSS_SCALE, SCALE_GROWS_AFTER = 2.0**15, 200  # Micikevicius et al., 1710.03740, section 3.2
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one training goes.
+    """How one training goes; what is not given is off.
 
-    learning_rate: the highest of a triangular schedule that rises over `warmup` (a share of all
-    steps) and falls to zero. augment: random flips and shifts of an eighth of the image.
+    learning_rate: the highest of the schedule, which rises over `warmup` (a share of all steps).
+    quantizer, precision, optimizer: as `program.Switches`. augment: random flips and shifts of an
+    eighth of the image. micro_batch: the most images that a gradient is taken of at once; larger
+    batches are summed up.
     """
 
     batch: int
@@ -32,66 +40,81 @@ class Recipe:
     weight_bits: tuple[int, ...]
     activation_bits: tuple[int, ...]
     augment: bool = False
+    quantizer: str = "lsq"
+    precision: str = "float32"
+    optimizer: str = "momentum"
+    schedule: str = "triangle"
+    micro_batch: int = MAX_MICRO_BATCH
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing is quantized."""
+        return set(self.weight_bits) | set(self.activation_bits) == {FULL_BITS}
+
+    @property
+    def switches(self) -> Switches:
+        return Switches(
+            quantizer="" if self.full else self.quantizer,
+            precision=self.precision,
+            optimizer=self.optimizer,
+            accumulated=self.batch > self.micro_batch or self.precision == "float16",
+        )
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training leaves: its curve, and the program that still holds the weights."""
+    """What a training leaves.
 
-    program: Program
+    values: everything learned, as `Layout` has it. moments: (means, variances) of every
+    normalization, each [channels]. curve: per epoch epoch, loss and accuracy of training, and
+    seconds so far. seconds: of it all. flops: floating-point operations a second of its epochs.
+    """
+
+    network: Network
     recipe: Recipe
-    curve: list[dict]  # per epoch: epoch, loss, accuracy, both of training, and seconds so far
-    means: np.ndarray  # of every normalization, end to end
-    variances: np.ndarray
+    values: np.ndarray
+    moments: tuple[list[np.ndarray], list[np.ndarray]]
+    curve: list[dict]
     seconds: float
+    flops: float
+
+    @property
+    def weights(self) -> list[dict]:
+        """What the network computes with, per step."""
+        return Layout(self.network).weights(self.values, self.recipe.weight_bits)
+
+    def class_scores(self, images: np.ndarray) -> np.ndarray:
+        """Scores [n, classes] of the quantized network."""
+        bits = self.recipe.activation_bits
+        return class_scores(self.network, self.weights, self.moments, bits, images)
 
     def score(self, images, labels) -> tuple[float, float]:
         """(accuracy, mean cross-entropy) of the quantized network on `images`."""
-        n = len(labels)
-        order = np.full(-(-n // SCORE_BATCH) * SCORE_BATCH, -1, np.int32)
-        order[:n] = np.arange(n)
-        right, loss = self.program.score(
-            images,
-            labels,
-            order.reshape(-1, SCORE_BATCH),
-            *self._bits(),
-            self.means,
-            self.variances,
-        )
-        return float(right) / n, float(loss) / n
-
-    def _bits(self):
-        return np.int32(self.recipe.weight_bits), np.int32(self.recipe.activation_bits)
+        return accuracy_and_loss(self.class_scores(images), labels)
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """Every learned tensor by `step/parameter`, with `/step` and the normalization's moments.
-
-        Kernels are the float ones that training holds; `quantizers.integer_weights` makes them
-        the integers that run.
-        """
-        program, values = self.program, self.program.get_values()
-        steps = np.abs(values[-len(program.kernels) :]) + 1e-8
-        starts = np.cumsum([0, *program.sizes])
-        out, channel = {}, 0
-        for i, place in enumerate(program.places):
-            name = program.network.steps[place.step].name
-            kind = place.parameter.kind
-            tensor = values[starts[i] : starts[i + 1]].reshape(place.parameter.shape)
-            out[f"{name}/{place.parameter.name}"] = np.abs(tensor) if kind == "clip" else tensor
-            if kind == "kernel":
-                out[f"{name}/step"] = steps[i]
-            if kind == "scale":
-                end = channel + program.sizes[i]
-                out[f"{name}/mean"] = self.means[channel:end]
-                out[f"{name}/variance"] = self.variances[channel:end]
-                channel = end
-        return out
+        """Every learned tensor as `Layout.named`, and the normalization's moments."""
+        named = Layout(self.network).named(self.values)
+        scales = [p for p in self.network.places if p.parameter.kind == "scale"]
+        for place, mean, variance in zip(scales, *self.moments, strict=True):
+            name = self.network.steps[place.step].name
+            named |= {f"{name}/mean": mean, f"{name}/variance": variance}
+        return named
 
 
-def schedule(n_steps: int, peak: float, warmup: float) -> np.ndarray:
-    """Learning rates of a triangle: up over the first `warmup` of the steps, down to zero."""
+def schedule(n_steps: int, peak: float, warmup: float, name: str = "triangle") -> np.ndarray:
+    """Learning rates [n_steps]: up in a line over the first `warmup` of the steps, then down to
+    zero by the schedule: in a line, by a cosine, by tenths at a half and three quarters of the way,
+    or not at all."""
     at = (np.arange(n_steps) + 0.5) / n_steps
-    return (peak * np.minimum(at / warmup, (1 - at) / (1 - warmup))).astype(np.float32)
+    way = np.clip((at - warmup) / (1 - warmup), 0, 1)
+    down = {
+        "triangle": 1 - way,
+        "cosine": (1 + np.cos(np.pi * way)) / 2,
+        "steps": np.where(way < 0.5, 1, np.where(way < 0.75, 0.1, 0.01)),
+        "constant": np.ones(n_steps),
+    }[name]
+    return (peak * np.where(at < warmup, at / max(warmup, 1e-9), down)).astype(np.float32)
 
 
 def augmented(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -118,12 +141,19 @@ class Trainer:
     def __init__(self, n_programs: int = 4):
         self.n_programs = n_programs
         self.programs: OrderedDict[tuple, Program] = OrderedDict()
+        self.peaks: dict[str, float] = {}
 
-    def program(self, network: Network, batch: int) -> Program:
-        """The compiled program of this topology and batch, made where it is not kept."""
-        key = (network, batch)
+    def peak(self, precision: str) -> float:
+        """`peak_rate`, measured once in the life of the process."""
+        if precision not in self.peaks:
+            self.peaks[precision] = peak_rate(precision)
+        return self.peaks[precision]
+
+    def program(self, network: Network, switches: Switches) -> Program:
+        """The compiled program of this topology, made where it is not kept."""
+        key = (network, switches)
         if key not in self.programs:
-            self.programs[key] = Program(network, batch)
+            self.programs[key] = Program(network, switches)
             while len(self.programs) > self.n_programs:
                 self.programs.popitem(last=False)[1].close()
         self.programs.move_to_end(key)
@@ -144,21 +174,26 @@ class Trainer:
                 "train.batch or more images"
             )
         start = time.perf_counter()
-        program = self.program(network, batch)
-        bits = np.int32(recipe.weight_bits), np.int32(recipe.activation_bits)
-        program.start(seed, *bits, images)
+        program = self.program(network, recipe.switches)
+        program.start(first_values(network, recipe, images[:CLIP_IMAGES], seed))
         rng = np.random.default_rng([seed, 1])
         n_steps = n // batch
-        rates = schedule(n_steps * recipe.epochs, recipe.learning_rate, recipe.warmup)
-        curve = []
+        rates = schedule(
+            n_steps * recipe.epochs, recipe.learning_rate, recipe.warmup, recipe.schedule
+        ).reshape(recipe.epochs, n_steps)
+        stepper = Stepper(program, recipe)
+        curve, begun = [], time.perf_counter()
         for epoch in range(recipe.epochs):
             x = augmented(images, rng) if recipe.augment else images
             order = rng.permutation(n)[: n_steps * batch].reshape(n_steps, batch)
-            part = rates[epoch * n_steps : (epoch + 1) * n_steps]
-            loss, accuracy = program.train(x, labels, order.astype(np.int32), part, *bits)
+            seen = [
+                stepper.step(x, labels, rows, rate)
+                for rows, rate in zip(order, rates[epoch], strict=True)
+            ]
+            loss, accuracy = np.mean(seen, axis=0)
             if not np.isfinite(loss):
                 raise FloatingPointError(
-                    f"the training loss is {float(loss)} after epoch {epoch + 1} at learning rate "
+                    f"the training loss is {loss} after epoch {epoch + 1} at learning rate "
                     f"{recipe.learning_rate:.3g}; a lower train.learning_rate may help"
                 )
             curve.append(
@@ -169,7 +204,56 @@ class Trainer:
                     "seconds": time.perf_counter() - start,
                 }
             )
-        order = rng.permutation(n)[: STATISTICS_BATCHES * SCORE_BATCH]
-        order = np.resize(order, (STATISTICS_BATCHES, SCORE_BATCH)).astype(np.int32)
-        means, variances, _ = program.statistics(images, order, *bits)
-        return Trained(program, recipe, curve, means, variances, time.perf_counter() - start)
+        flops = network.training_flops * rates.size * batch / (time.perf_counter() - begun)
+        values = program.get_values()
+        weights = program.layout.weights(values, recipe.weight_bits)
+        rows = np.resize(rng.permutation(n), STATISTICS_IMAGES)
+        means, variances, _ = statistics(network, weights, recipe.activation_bits, images[rows])
+        seconds = time.perf_counter() - start
+        return Trained(network, recipe, values, (means, variances), curve, seconds, flops)
+
+
+def first_values(network: Network, recipe: Recipe, images: np.ndarray, seed: int) -> np.ndarray:
+    """Fresh values of a training; the clips take their range from `images`."""
+    layout = Layout(network)
+    values = layout.initial(seed, recipe.weight_bits)
+    if not recipe.full:
+        weights = layout.weights(values)
+        bits = recipe.activation_bits
+        _, _, activations = statistics(network, weights, bits, images, quantized=False)
+        layout.set_clips(values, activations, bits)
+    return values
+
+
+class Stepper:
+    """Takes the steps of a recipe: at once, or summed up over micro-batches; in 16-bit floats with
+    a loss scale that halves when gradients overflow and doubles when they have not for long."""
+
+    def __init__(self, program: Program, recipe: Recipe):
+        self.program, self.recipe = program, recipe
+        self.bits = np.int32(recipe.weight_bits), np.int32(recipe.activation_bits)
+        self.scale = FIRST_LOSS_SCALE if recipe.precision == "float16" else 1.0
+        self.n_finite = 0
+
+    def step(self, images, labels, rows, rate) -> tuple[float, float]:
+        """One update by the images of `rows`; (loss, share of right answers)."""
+        if not self.program.switches.accumulated:
+            return self.program.step(images[rows], labels[rows], *self.bits, rate)
+        seen, n = [], len(rows)
+        for at in range(0, n, self.recipe.micro_batch):
+            part = rows[at : at + self.recipe.micro_batch]
+            share = len(part) / n
+            loss, right, finite = self.program.add_gradient(
+                share, self.scale, images[part], labels[part], *self.bits
+            )
+            seen.append((share * loss, share * right, finite))
+        loss, right, finite = np.array(seen).T
+        if self.recipe.precision != "float16" or finite.all():
+            self.program.apply_gradient(rate)
+            self.n_finite += 1
+            if self.recipe.precision == "float16" and self.n_finite % SCALE_GROWS_AFTER == 0:
+                self.scale *= 2
+        else:
+            self.program.drop_gradient()
+            self.scale, self.n_finite = self.scale / 2, 0
+        return loss.sum(), right.sum()

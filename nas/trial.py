@@ -11,7 +11,8 @@ import numpy as np
 Metrics = dict[str, Any]
 State = dict[str, Any]  # of a controller: JSON values and, at the top level only, NumPy arrays
 
-# the metrics that a finished trial has: priced before training, and measured by it
+# the metrics that a finished trial has: priced before training, and measured by it; those of a
+# training step on its accelerator where the search asks for them
 HARDWARE_METRICS = (
     "latency_s",
     "energy_j",
@@ -25,8 +26,9 @@ HARDWARE_METRICS = (
     "params",
     "weight_bytes",
 )
+STEP_METRICS = ("train_step_s", "train_images_per_s", "train_energy_j", "train_memory_bytes")
 TRAINING_METRICS = ("accuracy", "loss", "train_loss")
-METRICS = HARDWARE_METRICS + TRAINING_METRICS
+METRICS = HARDWARE_METRICS + STEP_METRICS + TRAINING_METRICS
 
 
 class Status(StrEnum):

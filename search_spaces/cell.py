@@ -9,6 +9,7 @@ ReLU-convolution-normalization; ReLU and quantization are shared by the edges th
 from __future__ import annotations
 
 from hwmodel.workload import Layers
+from search_spaces.compression import compressions, factored, rank_share
 from search_spaces.network import IMAGE, Network, Plan, live
 from search_spaces.ops import Activation, Add, AveragePool, Convolution, Dense, GlobalPool
 from search_spaces.precision import GROUPS, precisions
@@ -103,7 +104,8 @@ def network(choices: Choices) -> Network:
     at = plan.add("head.pool", GlobalPool(), at, group=ends)
     at = plan.add("head.relu2", Activation(), at, group=ends)
     plan.add("head.dense", Dense(N_CLASSES), at, group=ends)
-    return Network(live(plan.steps), (resolution, resolution, 3), GROUPS)
+    whole = Network(live(plan.steps), (resolution, resolution, 3), GROUPS)
+    return factored(whole, rank_share(choices))
 
 
 def build(choices: Choices):
@@ -112,5 +114,6 @@ def build(choices: Choices):
 
 
 def layers(choices: Choices) -> Layers:
-    """Its rows for the hardware model, in the chosen bits, at the serving batch."""
-    return network(choices).layers(precisions(choices), choices["serve.batch"])
+    """Its rows for the hardware model, in the chosen bits, compressed, at the serving batch."""
+    bits, batch = precisions(choices), choices["serve.batch"]
+    return network(choices).layers(bits, batch, compressions(choices))

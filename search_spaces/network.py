@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from hwmodel.workload import Layers
+from hwmodel.workload import LAYER_NORM_OPS, Layers, normalization
+from search_spaces.compression import Compression, narrowed
 from search_spaces.ops import Parameter, Precision, Shape
 
 IMAGE = -1  # the input of a step that reads the image
@@ -89,15 +90,55 @@ class Network:
             for parameter in step.op.parameters(self.inputs[i])
         ]
 
-    def layers(self, precisions: Sequence[Precision], batch: int) -> Layers:
-        """Rows for the hardware model; precisions: one a group."""
+    @cached_property
+    def training_flops(self) -> int:
+        """Floating-point operations of a training step an image: two a multiply-accumulate forward
+        and four backward, but for the gradient of the image, which nobody needs."""
+        total = 0
+        for step, inputs in zip(self.steps, self.inputs, strict=True):
+            rows = Layers.from_rows(step.op.cost(step.name, inputs, Precision(8, 8), 1))
+            total += 2 * int(rows.macs[0]) * (3 - (IMAGE in step.inputs))
+        return total
+
+    def layers(
+        self,
+        precisions: Sequence[Precision],
+        batch: int,
+        compressions: Sequence[Compression] | None = None,
+    ) -> Layers:
+        """Rows for the hardware model; precisions and compressions: one a group, if any."""
+        if compressions is None:
+            compressions = [Compression()] * len(self.groups)
+        walk = zip(self.steps, narrowed(self, compressions), strict=True)
         return Layers.from_rows(
             [
-                row
-                for i, step in enumerate(self.steps)
-                for row in step.op.cost(step.name, self.inputs[i], precisions[step.group], batch)
+                compressions[step.group].stored(row)
+                for step, (op, inputs) in walk
+                for row in op.cost(step.name, inputs, precisions[step.group], batch)
             ]
         )
+
+    def training_layers(self, bits: int, batch: int) -> Layers:
+        """Rows of the forward pass in training, all words of `bits`, as `hwmodel.training` takes
+        them: whole tensors, and normalization by the batch's own moments, which cannot be folded.
+        """
+        rows = []
+        for step, shapes in zip(self.steps, self.inputs, strict=True):
+            rows += step.op.cost(step.name, shapes, Precision(bits, bits), batch)
+            height, width, _ = step.op.shape(shapes)
+            rows += [
+                normalization(
+                    f"{step.name}.{parameter.name}",
+                    elements=height * width * parameter.shape[0],
+                    channels=parameter.shape[0],
+                    batch=batch,
+                    ops_per_element=LAYER_NORM_OPS,
+                    activation_bits=bits,
+                )
+                for parameter in step.op.parameters(shapes)
+                if parameter.kind == "scale"
+            ]
+        return Layers.from_rows(rows)
 
     def apply(self, images, weights: Sequence[dict], activation_bits, context):
         """Class scores [n, classes] of functional TensorFlow.

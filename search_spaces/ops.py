@@ -53,7 +53,14 @@ def halved(size: int, stride: int) -> int:
 
 
 class Operation:
-    """What an operation is unless it says otherwise: its input's shape, and nothing learned."""
+    """What an operation is unless it says otherwise: its input's shape, and nothing learned.
+
+    drops_channels: whether input channels that are always zero may be left out of its cost and its
+    shape, because its outputs read one channel each or have weights for every channel. Of a field
+    `filters`, where it has one, filters can be pruned.
+    """
+
+    drops_channels = False
 
     def shape(self, inputs: list[Shape]) -> Shape:
         return inputs[0]
@@ -76,6 +83,7 @@ class Convolution(Operation):
     kernel: int
     stride: int = 1
     image: bool = False
+    drops_channels = True
 
     def shape(self, inputs: list[Shape]) -> Shape:
         height, width, _ = inputs[0]
@@ -135,8 +143,77 @@ class Convolution(Operation):
 
 
 @dataclass(frozen=True)
+class LowRankConvolution(Operation):
+    """A convolution to `rank` channels and a 1x1 one to the filters, then batch normalization.
+
+    A kernel of rank `rank`, [k·k·channels, filters], in two factors (Zhang et al., 1505.06798,
+    section 3.1). Nothing rounds what lies between them: the second reads sums.
+    """
+
+    filters: int
+    kernel: int
+    rank: int
+    stride: int = 1
+    drops_channels = True
+
+    @property
+    def _down(self) -> Convolution:
+        return Convolution(self.rank, self.kernel, self.stride)
+
+    @property
+    def _up(self) -> Convolution:
+        return Convolution(self.filters, 1)
+
+    def shape(self, inputs: list[Shape]) -> Shape:
+        return self._up.shape([self._down.shape(inputs)])
+
+    def parameters(self, inputs: list[Shape]) -> list[Parameter]:
+        down = (self.kernel, self.kernel, inputs[0][2], self.rank)
+        return [
+            Parameter("down", down, "kernel"),
+            Parameter("up", (1, 1, self.rank, self.filters), "kernel"),
+            Parameter("gamma", (self.filters,), "scale"),
+            Parameter("beta", (self.filters,), "shift"),
+        ]
+
+    def cost(self, name, inputs, precision: Precision, batch: int) -> list:
+        between = [self._down.shape(inputs)]
+        sums = Precision(precision.weights, precision.sums)
+        return [
+            *self._down.cost(f"{name}.down", inputs, precision, batch),
+            *self._up.cost(f"{name}.up", between, sums, batch),
+        ]
+
+    def apply(self, tensors, weights, bits, context):
+        import tensorflow as tf
+
+        y = tf.nn.conv2d(tensors[0], weights["down"], self.stride, "SAME")
+        y = tf.nn.conv2d(y, weights["up"], 1, "SAME")
+        return context.normalize(y, weights["gamma"], weights["beta"])
+
+    def keras(self, tensors, name, clip, bits):
+        import keras
+
+        start = dict(use_bias=False, kernel_initializer="he_normal")
+        y = keras.layers.Conv2D(
+            self.rank, self.kernel, self.stride, "same", name=f"{name}.down", **start
+        )(tensors[0])
+        y = keras.layers.Conv2D(self.filters, 1, name=f"{name}.up", **start)(y)
+        return keras.layers.BatchNormalization(epsilon=NORM_EPSILON, name=f"{name}.norm")(y)
+
+    def keras_weights(self, name, weights, moments) -> dict[str, list]:
+        return {
+            f"{name}.down": [weights["down"]],
+            f"{name}.up": [weights["up"]],
+            f"{name}.norm": [weights["gamma"], weights["beta"], *moments],
+        }
+
+
+@dataclass(frozen=True)
 class Activation(Operation):
     """ReLU, and the quantization of what the next products read."""
+
+    drops_channels = True
 
     def parameters(self, inputs: list[Shape]) -> list[Parameter]:
         return [Parameter("clip", (), "clip")]
@@ -173,6 +250,7 @@ class AveragePool(Operation):
 
     kernel: int
     stride: int = 1
+    drops_channels = True
 
     def shape(self, inputs: list[Shape]) -> Shape:
         height, width, channels = inputs[0]
@@ -226,10 +304,9 @@ class Add(Operation):
         ]
 
     def apply(self, tensors, weights, bits, context):
-        total = tensors[0]
-        for tensor in tensors[1:]:
-            total = total + tensor
-        return total
+        import tensorflow as tf
+
+        return tf.add_n(tensors)
 
     def keras(self, tensors, name, clip, bits):
         import keras
@@ -240,6 +317,8 @@ class Add(Operation):
 @dataclass(frozen=True)
 class GlobalPool(Operation):
     """The mean over the whole image; its output is 1 x 1."""
+
+    drops_channels = True
 
     def shape(self, inputs: list[Shape]) -> Shape:
         return 1, 1, inputs[0][2]
@@ -276,6 +355,7 @@ class Dense(Operation):
     """A product with every input, and a bias; its output is 1 x 1 x units."""
 
     units: int
+    drops_channels = True
 
     def shape(self, inputs: list[Shape]) -> Shape:
         return 1, 1, self.units
@@ -306,7 +386,7 @@ class Dense(Operation):
         import tensorflow as tf
 
         flat = tf.reshape(tensors[0], [-1, weights["kernel"].shape[0]])
-        y = tf.matmul(flat, weights["kernel"]) + weights["bias"]
+        y = tf.matmul(flat, weights["kernel"]) + tf.cast(weights["bias"], flat.dtype)
         return tf.reshape(y, [-1, 1, 1, self.units])
 
     def keras(self, tensors, name, clip, bits):
@@ -323,6 +403,7 @@ class Dense(Operation):
 # name -> class. The contract test runs over this table: the faces of each must agree.
 OPS = {
     "convolution": Convolution,
+    "low_rank_convolution": LowRankConvolution,
     "activation": Activation,
     "average_pool": AveragePool,
     "add": Add,

@@ -6,11 +6,14 @@ from search_spaces.ops import Precision
 from search_spaces.space import Choices, Decision, Space
 
 GROUPS = ("stage0", "stage1", "stage2", "ends")  # "ends": the first and the last layer
-BITS = (2, 3, 4, 5, 6, 7, 8, 16, 32)
+BITS = (1, 2, 3, 4, 5, 6, 7, 8, 16, 32)
 
 SPACE = Space(
-    [Decision(f"bits.weights.{group}", BITS) for group in GROUPS[:-1]]
-    + [Decision(f"bits.activations.{group}", BITS) for group in GROUPS[:-1]]
+    [
+        Decision(f"bits.{operand}.{group}", BITS, usual=BITS[1:])
+        for operand in ("weights", "activations")
+        for group in GROUPS[:-1]
+    ]
     + [Decision("bits.ends", (4, 8, 16, 32))]
 )
 

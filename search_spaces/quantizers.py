@@ -23,20 +23,24 @@ HEADROOM = 4.0  # a fine weight step spans this many times the first largest wei
 def weight_levels(bits):
     """(Qn, Qp), the magnitudes of the lowest and the highest integer of a signed weight.
 
-    Works on integers and on arrays; two bits have -2, -1, 0, 1. Floats, exact below 2^53.
+    Works on integers and on arrays; two bits have -2, -1, 0, 1, and one bit -1 and 1. Floats,
+    exact below 2^53.
     """
     half = 2.0 ** (np.asarray(bits, np.float64) - 1)
-    return half, half - 1
+    return half, np.maximum(half - 1, 1)
 
 
 def initial_step(kernel: np.ndarray, bits: int) -> float:
     """LSQ's first step, 2 mean|w| / sqrt(Qp), or a finer one where the range allows.
 
     LSQ's rule is meant for few bits: at 16 it would leave steps of a hundredth of a weight. There
-    the step that spans `HEADROOM` times the largest weight is smaller, and is taken.
+    the step that spans `HEADROOM` times the largest weight is smaller, and is taken. One bit has
+    mean|w|, the scale nearest to the weights (Rastegari et al., 1603.05279).
     """
     _, top = weight_levels(bits)
     magnitude = np.abs(kernel)
+    if bits == 1:
+        return float(magnitude.mean())
     return float(min(2 * magnitude.mean() / np.sqrt(top), HEADROOM * magnitude.max() / top))
 
 
@@ -50,9 +54,12 @@ def initial_clip(mean_activation, bits):
 
 
 def integer_weights(kernel: np.ndarray, step: float, bits: int) -> np.ndarray:
-    """The integers that an accelerator stores: round(w / step) within [-Qn, Qp], int64."""
+    """The integers that an accelerator stores: round(w / step) within [-Qn, Qp], int64; of one
+    bit the signs."""
     low, top = weight_levels(bits)
     scaled = kernel.astype(np.float32) / np.float32(abs(step))
+    if bits == 1:
+        return np.where(scaled >= 0, 1, -1)
     return np.rint(np.clip(scaled, -low, top)).astype(np.int64)
 
 
@@ -77,7 +84,7 @@ def activation_clip(clip, bits):
     import tensorflow as tf
 
     learned = tf.logical_and(bits < FULL_BITS, clip < FULL_CLIP)
-    return tf.where(learned, clip, tf.constant(FULL_CLIP, clip.dtype))
+    return tf.where(learned, clip, tf.constant(FULL_CLIP, tf.float32))
 
 
 @cache
@@ -92,8 +99,7 @@ def _register_pact() -> str:
         back = tf.raw_ops.FakeQuantWithMinMaxVarsGradient(
             gradients=dy, inputs=x, min=low, max=top, num_bits=16
         )
-        size = float(np.prod(x.shape.as_list()))
-        return back.backprops_wrt_input, None, back.backprop_wrt_max / size**0.5, None
+        return back.backprops_wrt_input, None, back.backprop_wrt_max, None
 
     return "nas.PACT"
 
@@ -101,10 +107,10 @@ def _register_pact() -> str:
 def quantize_activations(x, clip, bits):
     """ReLU and fake quantization to `bits` unsigned bits on [0, clip], in one fused kernel.
 
-    x: float tensor; clip: float scalar tensor > 0, learned; bits: int32 scalar tensor, 1 to 32.
-    Gradients, in a graph: straight through inside the range, and to the clip the sum over what lies
-    above it (PACT eq. 3), scaled by 1/sqrt(elements) as LSQ scales its own. They override those of
-    the kernel: tf.custom_gradient would register, and keep, a closure for every use.
+    x: float tensor; clip: float scalar tensor > 0, as `activation_clip` gives it; bits: int32
+    scalar tensor, 1 to 32. Gradients, in a graph: straight through inside the range, and to the
+    clip the sum over what lies above it (PACT eq. 3). They override those of the kernel:
+    tf.custom_gradient would register, and keep, a closure for every use.
     """
     import tensorflow as tf
 
@@ -113,7 +119,7 @@ def quantize_activations(x, clip, bits):
         return tf.raw_ops.QuantizeAndDequantizeV3(
             input=x,
             input_min=0.0,
-            input_max=activation_clip(clip, bits),
+            input_max=clip,
             num_bits=bits,
             signed_input=False,
             range_given=True,
@@ -128,13 +134,22 @@ def quantize_weights(flat, steps, bits, owner, sizes):
     flat: float [n]; steps: float [tensors] > 0, learned; bits: int32 [tensors];
     owner: int32 [n], the tensor that each weight belongs to; sizes: how many weights each has.
     Rounding passes gradients straight through, from which LSQ's eq. 3 follows for the steps; they
-    are scaled by 1/sqrt(size Qp) (section 2.2).
+    are scaled by 1/sqrt(size Qp) (section 2.2). One bit is the sign times the step, the gradient
+    straight through everywhere.
     """
     import tensorflow as tf
 
     half = tf.pow(2.0, tf.cast(bits - 1, tf.float32))
-    low, top = -half, half - 1.0
+    low, top = -half, tf.maximum(half - 1.0, 1.0)
     scale = tf.math.rsqrt(tf.constant(sizes, tf.float32) * top)
-    step = tf.gather(steps * scale + tf.stop_gradient(steps - steps * scale), owner)
-    within = tf.minimum(tf.maximum(flat / step, tf.gather(low, owner)), tf.gather(top, owner))
-    return (within + tf.stop_gradient(tf.round(within) - within)) * step
+    # one row a tensor, gathered once: step, lowest and highest level, whether there is one bit
+    columns = [steps * scale + tf.stop_gradient(steps - steps * scale), low, top, 2.0 - half]
+    step, low, top, binary = tf.unstack(tf.gather(tf.stack(columns), owner, axis=1))
+    within = tf.minimum(tf.maximum(flat / step, low), top)
+    rounded = (within + tf.stop_gradient(tf.round(within) - within)) * step
+    signs = tf.where(flat >= 0, 1.0, -1.0) * step + (flat - tf.stop_gradient(flat))
+    return tf.where(binary > 0, signs, rounded)
+
+
+# name -> function: of the learned weights, as `quantize_weights`
+WEIGHT_QUANTIZERS = {"lsq": quantize_weights}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from search_spaces.space import Choices, Decision, Space
 
 REFERENCE_BATCH = 128  # the batch whose learning rate is `train.learning_rate` itself
+MAX_MICRO_BATCH = 512  # larger batches are summed up from gradients of so many images
 
 SPACE = Space(
     [

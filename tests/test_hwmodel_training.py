@@ -158,6 +158,30 @@ def test_memory_is_three_weights_for_momentum_four_for_adam_and_all_outputs():
     np.testing.assert_array_equal(mixed.memory_bytes, mixed.state_bytes + mixed.activation_bytes)
 
 
+def test_biases_and_scales_have_no_narrow_copy():
+    network = Layers.from_rows(
+        [
+            dense("a", in_features=64, out_features=32, bias=True, weight_bits=16),
+            normalization("bn", elements=32, channels=32),
+        ]
+    )
+    step = training_step(network)
+    assert step.state_bytes[0] == (4 + 4 + 2) * (64 * 32 + 32 + 64) + 2 * 64 * 32
+    update = row(step.layers, "bn.update")
+    assert (update["input_words"], update["output_words"]) == (2.5 * 64, 2 * 64)
+
+
+def test_gradients_are_of_plain_weights():
+    options = dict(in_features=64, out_features=32, batch=4)
+    plain = training_step(Layers.from_rows([dense("s", **options), dense("a", **options)])).layers
+    coded = training_step(
+        Layers.from_rows([dense("s", **options), dense("a", **options, index_bits=2)])
+    ).layers
+    assert coded.index_bits.tolist() == [2 * (name == "a") for name in coded.names]
+    for field in set(coded.columns) - {"index_bits"}:
+        assert coded.columns[field].tolist() == plain.columns[field].tolist(), field
+
+
 def bits(layers: Layers, width: int) -> Layers:
     columns = dict(layers._columns)
     for field in ("weight_bits", "activation_bits", "output_bits"):

@@ -23,6 +23,7 @@ from hwmodel.workload import (
     normalization,
     pool,
     transposed_conv,
+    with_storage,
 )
 
 
@@ -384,9 +385,11 @@ sparsities = st.one_of(
 @st.composite
 def compound_networks(draw):
     batch, steps, features, units, heads, experts = (draw(sizes) for _ in range(6))
+    weight_bits = draw(st.integers(1, 16))
     ways = dict(
         batch=batch,
-        weight_bits=draw(st.integers(1, 16)),
+        weight_bits=weight_bits,
+        index_bits=draw(st.integers(0, weight_bits - 1)),
         repeat=draw(st.integers(1, 3)),
         activation_bits=draw(st.integers(1, 16)),
         **draw(sparsities),
@@ -511,3 +514,83 @@ def test_bad_experts_and_weights_where_there_are_none_are_refused():
         mixture_of_experts("m", **good, imbalance=0.5)
     with pytest.raises(ValueError, match="row 'p': weight_bits is 4, but the row has no weights"):
         pool("p", height=4, width=4, channels=2, kernel=2, weight_bits=4)
+
+
+def test_codebook_weights_are_stored_as_indices_and_a_table_and_multiplied_as_words():
+    def of(**options):
+        row = dense("d", in_features=64, out_features=8, bias=True, **options)
+        return Layers.from_rows([row])
+
+    coded = of(weight_bits=16, index_bits=4)
+    assert coded.stored_weight_bits == 4 and coded.weight_bits == 16
+    assert coded.codebook_bytes == 16 * 2
+    assert coded.operand_bytes == 512 * 4 / 8 + 32
+    assert coded.parameter_bytes == 512 * 4 / 8 + 32 + 8 * 4
+    assert of(weight_bits=16, index_bits=0).operand_bytes == of(weight_bits=16).operand_bytes
+    # Only what is not zero has an index; never more than with the zeros.
+    assert of(weight_bits=16, index_bits=4, density=0.25).stored_weight_bits == 4 / 4 + 1
+    assert of(weight_bits=16, index_bits=4, nm=(2, 4)).stored_weight_bits == (4 + 2) / 2
+    assert of(weight_bits=16, index_bits=4, density=0.99).stored_weight_bits == 4
+    # As published (Han et al., 1510.00149, section 3): n·b / (n·log2(k) + k·b).
+    plain = Layers.from_rows([dense("d", in_features=300, out_features=100, weight_bits=32)])
+    shared = Layers.from_rows(
+        [dense("d", in_features=300, out_features=100, weight_bits=32, index_bits=5)]
+    )
+    rate = 30000 * 32 / (30000 * 5 + 32 * 32)
+    assert (plain.parameter_bytes / shared.parameter_bytes).item() == pytest.approx(rate)
+
+
+def test_a_shared_layer_stores_its_codebook_once_and_an_embedding_reads_indices():
+    row = dense("d", in_features=64, out_features=8, index_bits=4)
+    again = row._replace(weights=0, params=0)
+    both = Layers.from_rows([row, again])
+    assert both.parameter_bytes.tolist() == [512 / 2 + 16, 0]
+    assert both.operand_bytes.tolist() == [512 / 2 + 16] * 2
+    table = embedding("e", vocabulary=10, features=1000, index_bits=4)
+    assert table.gather_bytes == 500
+
+
+def test_codebooks_move_fewer_bytes_at_the_same_pace_of_multiplications():
+    plain = dict(height=16, width=16, in_channels=32, out_channels=64, kernel=3, weight_bits=8)
+    config = Configs(**device("systolic-edge-16").row(0) | {"sram_weight_bytes": 2**22})
+    [whole], [coded] = (
+        price_layers(Layers.from_rows([conv("c", **plain, **options)]), config).itertuples()
+        for options in ({}, dict(index_bits=2))
+    )
+    words = 9 * 32 * 64
+    assert whole.dram_bytes - coded.dram_bytes == words - (words * 2 / 8 + 4)
+    assert coded.sram_bytes < whole.sram_bytes
+    assert coded.arithmetic_j == whole.arithmetic_j and coded.cycles <= whole.cycles
+    # A tile of indices fits where one of words does not; multipliers still see the words.
+    tight = Configs(
+        **device("systolic-edge-16").row(0) | {"sram_weight_bytes": 2 * 16 * 16, "dataflow": "ws"}
+    )
+    wide = {**plain, "weight_bits": 16}
+    refused, fits = (
+        price(Layers.from_rows([conv("c", **wide, **options)]), tight)
+        for options in ({}, dict(index_bits=8))
+    )
+    assert "half of the weight SRAM" in refused.reason(0, 0) and fits.feasible.all()
+    too_wide = conv("c", **{**plain, "weight_bits": 32}, index_bits=2)
+    assert "weight bits" in price(Layers.from_rows([too_wide]), tight).reason(0, 0)
+
+
+@pytest.mark.parametrize("index_bits", [8, 20, -1, 2.5, "four"])
+def test_indices_that_save_nothing_are_refused(index_bits):
+    with pytest.raises(ValueError, match="row 'd': index_bits must be a whole number below") as e:
+        dense("d", in_features=4, out_features=4, weight_bits=8, index_bits=index_bits)
+    assert f"got {index_bits!r}" in str(e.value)
+
+
+def test_storage_of_a_row_can_be_chosen_later():
+    plain = dense("d", in_features=64, out_features=8)
+    for options in (dict(index_bits=3), dict(density=0.3), dict(nm=(1, 4), index_bits=2), {}):
+        built = dense("d", in_features=64, out_features=8, **options)
+        assert with_storage(plain, **options) == built
+        assert with_storage(built) == plain
+    with pytest.raises(ValueError, match="index_bits must be a whole number below weight_bits 8"):
+        with_storage(plain, index_bits=9)
+    with pytest.raises(ValueError, match="row 'p' has no weights to store otherwise"):
+        with_storage(pool("p", height=4, width=4, channels=2, kernel=2), density=0.5)
+    with pytest.raises(ValueError, match="row 'p': index_bits is 2, but the row has no weights"):
+        pool("p", height=4, width=4, channels=2, kernel=2, index_bits=2)

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from hwmodel.workload import Layers
-from nas.program import FixedContext, StatisticsContext
+from nas.scoring import FixedContext, StatisticsContext
 from search_spaces import ops
 from search_spaces.ops import OPS, Precision
 
@@ -17,6 +17,11 @@ EXAMPLES = {
         (ops.Convolution(4, 1), [FEATURES]),
         (ops.Convolution(8, 3, stride=2), [FEATURES]),
         (ops.Convolution(8, 3, image=True), [(16, 16, 3)]),
+    ],
+    "low_rank_convolution": [
+        (ops.LowRankConvolution(8, 3, 2), [FEATURES]),
+        (ops.LowRankConvolution(4, 1, 3), [FEATURES]),
+        (ops.LowRankConvolution(8, 3, 4, stride=2), [FEATURES]),
     ],
     "activation": [(ops.Activation(), [FEATURES])],
     "average_pool": [
@@ -101,7 +106,7 @@ def test_faces_compute_the_same_for_the_same_weights(name, op, inputs, bits):
 def test_statistics_see_the_batch_and_the_activation():
     rng = np.random.default_rng(0)
     x = rng.normal(0.3, 1, (BATCH, *FEATURES)).astype(np.float32)
-    context = StatisticsContext()
+    context = StatisticsContext(quantized=True)
     op = ops.Convolution(4, 1)
     kernel = rng.normal(0, 1, (1, 1, FEATURES[2], 4)).astype(np.float32)
     one, zero = tf.ones(4), tf.zeros(4)

@@ -11,8 +11,9 @@ import tensorflow as tf
 from test_cell import design
 
 from nas import data, program, train
-from nas.train import Recipe, Trainer, augmented, schedule
+from nas.train import Recipe, Trained, Trainer, augmented, schedule
 from search_spaces import cell
+from search_spaces.ops import Precision
 
 FULL = (32, 32, 32, 32)
 RECIPE = Recipe(batch=50, epochs=1, learning_rate=0.1, warmup=0.2, weight_bits=(4, 4, 4, 8),
@@ -53,23 +54,23 @@ def test_one_step_is_the_step_that_keras_takes(images):
     """In 32 bits: loss, gradients, weight decay and Nesterov momentum."""
     (x, y), _ = images
     network = cell.network(design())
-    compiled = program.Program(network, 50)
-    bits = np.int32(FULL)
-    compiled.start(3, bits, bits, x)
     recipe = Recipe(50, 1, 0.1, 0.2, FULL, FULL)
-    n = sum(compiled.channels)
+    compiled = program.Program(network, recipe.switches)
+    compiled.start(train.first_values(network, recipe, x[:50], 3))
+    bits = np.int32(FULL), np.int32(FULL)
 
     def snapshot():
-        moments = np.zeros(n, np.float32), np.ones(n, np.float32)
-        return train.Trained(compiled, recipe, [], *moments, 0.0).tensors()
+        scales = [p for p in network.places if p.parameter.kind == "scale"]
+        ones = [np.ones(p.parameter.shape, np.float32) for p in scales]
+        moments = [0 * one for one in ones], ones
+        values = compiled.get_values()
+        return by_name(Trained(network, recipe, values, moments, [], 0.0, 0.0).tensors(), network)
 
     model = network.keras()
-    before = by_name(snapshot(), network)
-    for name, weights in before.items():
+    for name, weights in snapshot().items():
         model.get_layer(name).set_weights(weights)
     rate = 0.07
-    loss, _ = compiled.train(x, y, np.arange(50, dtype=np.int32)[None], np.float32([rate]), bits,
-                            bits)  # fmt: skip
+    loss, _ = compiled.step(x[:50], y[:50], *bits, rate)
     smooth = keras.losses.CategoricalCrossentropy(
         from_logits=True, label_smoothing=program.LABEL_SMOOTHING
     )
@@ -81,8 +82,7 @@ def test_one_step_is_the_step_that_keras_takes(images):
         if "kernel" in variable.name:
             gradient = gradient + program.WEIGHT_DECAY * variable
         variable.assign(variable - rate * (1 + program.MOMENTUM) * gradient)
-    after = by_name(snapshot(), network)
-    for name, weights in after.items():
+    for name, weights in snapshot().items():
         for ours, theirs in zip(weights, model.get_layer(name).trainable_weights):
             np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-5, err_msg=name)
 
@@ -106,11 +106,11 @@ def test_training_learns_and_repeats_itself_to_the_bit(images, trainer):
 def test_bits_rates_and_data_need_no_new_trace(images, trainer):
     (x, y), _ = images
     network = cell.network(design())
-    program = trainer.program(network, 50)
-    assert program.session.graph.finalized, "nothing can be added to it"
-    for bits, rate, n in (((2, 3, 8, 8), 0.05, 500), (FULL, 0.2, 700)):
-        recipe = Recipe(50, 1, rate, 0.3, bits, bits)
-        assert trainer.fit(network, x[:n], y[:n], recipe, seed=1).program is program
+    compiled = trainer.program(network, RECIPE.switches)
+    assert compiled.session.graph.finalized, "nothing can be added to it"
+    for bits, batch, rate, n in (((2, 3, 8, 8), 50, 0.05, 500), ((1, 4, 32, 16), 32, 0.2, 700)):
+        trainer.fit(network, x[:n], y[:n], Recipe(batch, 1, rate, 0.3, bits, bits), seed=1)
+        assert next(reversed(trainer.programs.values())) is compiled
 
 
 def test_memory_stays_flat_over_topologies():
@@ -137,7 +137,10 @@ def test_memory_stays_flat_over_topologies():
 
 def test_only_the_last_programs_are_kept():
     small = Trainer(n_programs=2)
-    made = [small.program(cell.network(design(**{"cell.width": w})), 50) for w in (4, 8, 12)]
+    made = [
+        small.program(cell.network(design(**{"cell.width": w})), RECIPE.switches)
+        for w in (4, 8, 12)
+    ]
     assert list(small.programs.values()) == made[1:]
 
 
@@ -160,9 +163,9 @@ def test_exported_graph_scores_as_the_loop_does(images, trainer):
     trained = trainer.fit(network, x, y, RECIPE, seed=5)
     tensors = trained.tensors()
     for step in network.steps:
-        if f"{step.name}/step" in tensors:
+        if f"{step.name}/kernel.step" in tensors:
             key = f"{step.name}/kernel"
-            tensors[key] = dequantized(tensors[key], tensors[f"{step.name}/step"],
+            tensors[key] = dequantized(tensors[key], tensors[f"{step.name}/kernel.step"],
                                        RECIPE.weight_bits[step.group])  # fmt: skip
     clips = [tensors[f"{network.steps[p.step].name}/clip"] for p in network.places
              if p.parameter.kind == "clip"]  # fmt: skip
@@ -202,3 +205,14 @@ def test_a_loss_that_is_no_number_is_an_error(images, trainer):
     wild = Recipe(50, 2, 1e30, 0.2, RECIPE.weight_bits, RECIPE.activation_bits)
     with pytest.raises(FloatingPointError, match="training loss is nan after epoch"):
         trainer.fit(cell.network(design()), x[:500], y[:500], wild, seed=0)
+
+
+def test_a_training_counts_its_operations(images, trainer):
+    (x, y), _ = images
+    network = cell.network(design())
+    forward = int(network.layers([Precision(8, 8)] * 4, 1).macs[0])
+    stem = 16 * 16 * 9 * 3 * network.steps[0].op.filters
+    assert network.training_flops == 2 * (3 * forward - stem)
+    trained = trainer.fit(network, x[:500], y[:500], RECIPE, seed=0)
+    assert 0 < trained.flops < 1.5 * trainer.peak("float32")
+    assert trainer.peak("float32") == trainer.peak("float32"), "measured once"

@@ -104,6 +104,8 @@ class Proxy:
             "train_loss": trained.curve[-1]["loss"],
             "epochs": self.epochs,
             "seconds": trained.seconds,
+            "flops": trained.flops,
+            "peak_share": trained.flops / self.trainer.peak(trained.recipe.precision),
             "cpu_seconds": time.process_time() - before,
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "curve": trained.curve,

@@ -117,6 +117,14 @@ def time_spent(found: Findings) -> str:
             f"; training filled {words.percent(share, 0)} of the time of "
             f"{words.count(workers, 'worker')}"
         )
+    rates = [t.metrics["flops"] for t in found.trained if "flops" in t.metrics]
+    if rates:
+        peaks = [t.metrics["peak_share"] for t in found.trained if "peak_share" in t.metrics]
+        text += (
+            f". In the median a training computed {statistics.median(rates) / 1e9:.0f} GFLOP/s, "
+            f"{words.percent(statistics.median(peaks), 0)} of what a large matrix product reaches "
+            "on one core"
+        )
     if finals:
         trainings = words.count(len(finals), "final training")
         text += f". {trainings} took {words.duration(sum(finals))} more"
