@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from nas import controllers, evaluators, reward
+from nas.outlook import Priced
 from nas.run_dir import RunError
 from nas.table import look_up, options
-from nas.trial import METRICS
+from nas.trial import METRICS, TRAINING_METRICS
 from search_spaces import FAMILIES, Space, joint
 from search_spaces.space import nearest
 
@@ -200,8 +201,17 @@ def make_controller(config: dict):
         make_space(config),
         seed=config["seed"],
         n_objectives=make_reward(config).n_objectives,
+        outlook=make_outlook(config),
         **_options(config, "controller"),
     )
+
+
+def make_outlook(config: dict) -> Priced | None:
+    """What is known without training; nothing to tell apart where the reward is of costs alone."""
+    reward = make_reward(config)
+    if set(reward.needs).isdisjoint(TRAINING_METRICS):
+        return None
+    return Priced(config["space"]["network"], make_space(config), reward, make_constraints(config))
 
 
 def make_evaluator(config: dict):

@@ -26,6 +26,7 @@ from nas.controllers.outlook import Outlook
 from nas.controllers.policy_gradient import PolicyGradient
 from nas.controllers.random import Random
 from nas.controllers.surrogate import Surrogate
+from nas.controllers.tunas import TuNAS
 from nas.table import look_up
 from nas.table import options as known_options
 from nas.trial import Proposal, State, Trial
@@ -60,6 +61,7 @@ CONTROLLERS: dict[str, type] = {
     "evolution": Evolution,
     "nsga2": NSGA2,
     "policy_gradient": PolicyGradient,
+    "tunas": TuNAS,
     "surrogate": Surrogate,
 }
 

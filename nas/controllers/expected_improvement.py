@@ -11,14 +11,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import ndtri
 
 from nas.controllers.gaussian_process import GaussianProcess
 from nas.controllers.outlook import Outlook
 
 N_DIRECTIONS = 128
-N_SAMPLES = 16  # of what training may measure, for the expectation
-MAX_COMPARED = 256  # designs of which the expectation is taken: those best one deviation up
+N_NODES = 16  # of the quadrature over one measurement; of several together about four times that
+OPTIMISM = 2.0  # deviations above the mean at which designs are sifted
+MAX_COMPARED = 256  # designs left of it, of which the expectation is taken
 MAX_PAIRS = 2048  # of these with their variants
 
 
@@ -79,8 +79,7 @@ class Prospects:
         points = np.concatenate([front, expected[~np.isnan(expected).any(axis=1)]])
         self.scalarize = Scalarization(points.min(axis=0), points.max(axis=0), rng)
         self.reached = self.scalarize(front).max(axis=0)  # [directions]
-        quantiles = ndtri((np.arange(N_SAMPLES) + 0.5) / N_SAMPLES)
-        self.samples = np.stack([rng.permutation(quantiles) for _ in models], axis=1)
+        self.nodes, self.weights = normal_quadrature(len(models))
 
     def values(self, rows: np.ndarray, deviations: np.ndarray | float) -> np.ndarray:
         """Of variants of `rows`, measured so many deviations above the mean: [rows, k, dirs]."""
@@ -88,11 +87,11 @@ class Prospects:
         return self.scalarize(self.outlook.objectives(measured[:, None], self.pool.known[rows]))
 
     def optimistic(self, rows: np.ndarray) -> np.ndarray:
-        """The improvement by each of `rows`, measured a deviation above its mean: float [rows].
+        """The improvement by each of `rows` if training is kind to it: float [rows].
 
         Equals, as those that improve nothing, differ a little by how near they come.
         """
-        values = self.values(rows, 1.0).max(axis=1)
+        values = self.values(rows, OPTIMISM).max(axis=1)
         gain = np.maximum(values - self.reached, 0).mean(axis=1)
         return gain + 1e-6 * values.mean(axis=1)
 
@@ -102,14 +101,14 @@ class Prospects:
         n_compared = min(MAX_COMPARED, MAX_PAIRS // self.pool.known.shape[1])
         kept = np.argsort(-optimistic, kind="stable")[:n_compared]
         expected = 1e-6 * optimistic[kept]
-        for deviations in self.samples:
+        for deviations, weight in zip(self.nodes, self.weights, strict=True):
             values = self.values(rows[kept], deviations).max(axis=1)
-            expected += np.maximum(values - self.reached, 0).mean(axis=1) / len(self.samples)
+            expected += weight * np.maximum(values - self.reached, 0).mean(axis=1)
         return int(rows[kept[expected.argmax()]])
 
     def best_variant(self, row: int) -> np.ndarray:
         """The variant of a design that by itself improves the most: int64 [d]."""
-        values = self.values(np.array([row]), 1.0)[0]
+        values = self.values(np.array([row]), OPTIMISM)[0]
         gain = np.maximum(values - self.reached, 0).mean(axis=1) + 1e-6 * values.mean(axis=1)
         allowed = ~np.isnan(self.pool.known[row]).any(axis=1)
         return self.pool.variants[row, np.where(allowed, gain, -1).argmax()]
@@ -121,3 +120,12 @@ class Prospects:
             covariance = model.covariance(self.pool.features, roots, row)
             taken = covariance / np.sqrt(covariance[row] + model.noise_variance)
             self.variance[:, j] = np.maximum(self.variance[:, j] - taken**2, 0)
+
+
+def normal_quadrature(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes [k, n] and weights [k] of the mean over `n` standard normal variables (Gauss-Hermite,
+    Abramowitz and Stegun, 25.4.46)."""
+    n_each = min(N_NODES, max(3, round((4 * N_NODES) ** (1 / n))))
+    nodes, weights = np.polynomial.hermite_e.hermegauss(n_each)
+    grid = np.indices((n_each,) * n).reshape(n, -1).T
+    return nodes[grid], (weights / weights.sum())[grid].prod(axis=1)

@@ -20,7 +20,9 @@ MAX_POINTS = 320  # of the kernel matrix; sets the time of a prediction
 MAX_FITTED = 128  # observations that the hyperparameters are fitted to
 JITTER = 1e-6
 NOISE = 0.05  # prior median of the noise's share of the variance
-SPAN = 0.6  # prior median of the weights, summed over blocks whose squared distances are near 1
+SPAN = 0.6  # prior median of the weights of all decisions together
+APART = 0.3  # prior deviation of the logarithms of their weights from each other
+FEATURE = 0.1  # prior median of the weight of any other block
 
 
 class GaussianProcess:
@@ -30,9 +32,13 @@ class GaussianProcess:
     goes on from.
     """
 
-    def __init__(self, sizes: list[int]):
+    def __init__(self, sizes: list[int], n_shared: int):
         self.sizes = np.array(sizes)
-        self.prior = np.append(np.full(len(sizes), np.log(SPAN / len(sizes))), np.log(NOISE))
+        medians = [SPAN / n_shared] * n_shared + [FEATURE] * (len(sizes) - n_shared)
+        self.prior = np.log([*medians, NOISE])
+        covariance = np.eye(len(self.prior))
+        covariance[:n_shared, :n_shared] = 1 + APART**2 * np.eye(n_shared)
+        self.precision = np.linalg.inv(covariance)
         self.params = self.prior.copy()
 
     def fit(self, x: np.ndarray, y: np.ndarray, n_steps: int) -> None:
@@ -45,7 +51,9 @@ class GaussianProcess:
         ).reshape(len(self.sizes), -1)
 
         def loss(params: np.ndarray) -> tuple[float, np.ndarray]:
-            return negative_log_posterior(params, self.prior, distances, y)
+            value, gradient = negative_log_likelihood(params, distances, y)
+            pull = self.precision @ (params - self.prior)
+            return value + 0.5 * pull @ (params - self.prior), gradient + pull
 
         bounds = [(p - 6, p + 6) for p in self.prior]
         options = {"maxiter": n_steps}
@@ -90,12 +98,12 @@ class GaussianProcess:
         return self.variance * (k - roots[0][:, at] @ roots[0] + roots[1][:, at] @ roots[1])
 
 
-def negative_log_posterior(
-    params: np.ndarray, prior: np.ndarray, distances: np.ndarray, y: np.ndarray
+def negative_log_likelihood(
+    params: np.ndarray, distances: np.ndarray, y: np.ndarray
 ) -> tuple[float, np.ndarray]:
     """(value, gradient [blocks + 1]), up to a constant; the signal's variance is profiled out.
 
-    distances: of the blocks, [blocks, n * n]; y: [n], standardized; the prior's deviation is 1.
+    distances: of the blocks, [blocks, n * n]; y: [n], standardized.
     """
     n = len(y)
     weights, noise = np.exp(params[:-1]), np.exp(params[-1])
@@ -108,8 +116,7 @@ def negative_log_posterior(
     slope = inverse - np.outer(alpha, alpha) / signal  # twice the derivative to the kernel
     by_weights = -0.5 * weights * (distances @ (slope * kernel).ravel())
     by_noise = 0.5 * noise * np.trace(slope)
-    away = params - prior
-    return value + 0.5 * away @ away, np.append(by_weights, by_noise) + away
+    return value, np.append(by_weights, by_noise)
 
 
 def standardized(y: np.ndarray) -> np.ndarray:

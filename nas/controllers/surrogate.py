@@ -66,8 +66,10 @@ class Surrogate:
             for row, encoding in enumerate(self.whole.encodings):
                 self.rows.setdefault(self._key(encoding), []).append(row)
         self.rng = np.random.default_rng(seed)
-        sizes = [block.shape[1] for block in self._blocks(np.zeros((1, len(space)), np.int64))]
-        self.models = [GaussianProcess(sizes) for _ in range(self.outlook.n_measured)]
+        origin = np.zeros((1, len(space)), np.int64)
+        sizes = [block.shape[1] for block in self._blocks(origin)]
+        n_decisions = len(sizes) - len(self.outlook.features(origin))
+        self.models = [GaussianProcess(sizes, n_decisions) for _ in range(self.outlook.n_measured)]
         self.n_fitted = 0  # results at the last fit of hyperparameters
         self.encodings: list[np.ndarray] = []  # of the results, as told
         self.measured: list[np.ndarray] = []  # what training gave; NaN where it failed
