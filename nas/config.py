@@ -44,6 +44,7 @@ TABLES = {
     "controller": controllers.CONTROLLERS,
     "reward": reward.REWARDS,
 }
+HANDED_OVER = (*controllers.HANDED_OVER, "family")  # by the run, never configured
 
 
 class ConfigError(ValueError):
@@ -162,8 +163,8 @@ def typed(key: str, value: Any, default: Any) -> Any:
 def with_options(section: str, table: Mapping, choices: Mapping[str, type]) -> dict:
     """A section's table with the defaults of the class that its name picks, as TOML can hold it."""
     given = {key: value for key, value in table.items() if key != "name"}
-    known = options(look_up(section, choices, table["name"], given, controllers.HANDED_OVER))
-    filled = {key: default for key, default in known.items() if key not in controllers.HANDED_OVER}
+    known = options(look_up(section, choices, table["name"], given, HANDED_OVER))
+    filled = {key: default for key, default in known.items() if key not in HANDED_OVER}
     return {"name": table["name"], **plain({**filled, **given})}
 
 
@@ -214,9 +215,14 @@ def make_outlook(config: dict) -> Priced | None:
     return Priced(config["space"]["network"], make_space(config), reward, make_constraints(config))
 
 
+def evaluator_options(config: dict) -> dict:
+    """What the evaluator is made from: its options and the family of networks."""
+    return {**_options(config, "evaluator"), "family": config["space"]["network"]}
+
+
 def make_evaluator(config: dict):
     """The evaluator, not started: its options are checked here, in the parent."""
-    return evaluators.EVALUATORS[config["evaluator"]["name"]](**_options(config, "evaluator"))
+    return evaluators.EVALUATORS[config["evaluator"]["name"]](**evaluator_options(config))
 
 
 def load_run(table: dict) -> dict:

@@ -99,7 +99,7 @@ class Layout:
         return np.concatenate([*kernels, *fills, ones, np.array(steps, np.float32)])
 
     def set_clips(self, vector: np.ndarray, activations: np.ndarray, activation_bits) -> None:
-        """Set first clips in place, for the mean of every activation's rectified input [clips]."""
+        """Set first clips in place, for the mean size of what every activation gives [clips]."""
         bits = np.asarray(activation_bits)[[p.group for p in self.clips]]
         if len(self.clips):
             self.split(vector)[2][:] = initial_clip(activations, bits)

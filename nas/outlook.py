@@ -17,7 +17,6 @@ from nas.reward import Reward
 from nas.sweep import keeps
 from nas.trial import TRAINING_METRICS, Trial
 from search_spaces import FAMILIES, hardware
-from search_spaces.cell import DisconnectedError
 from search_spaces.space import Space
 
 UNTRAINED = ("hw.", "serve.")  # groups of decisions that training does not see
@@ -58,7 +57,8 @@ class Priced:
         self.known: dict[bytes, np.ndarray] = {}  # network and serving batch -> costs [k, c]
 
     def features(self, encodings: np.ndarray) -> list[np.ndarray]:
-        return FAMILIES[self.family].features(self.space, encodings)
+        features = getattr(FAMILIES[self.family], "features", None)
+        return features(self.space, encodings) if features else []
 
     def measured(self, trials: Sequence[Trial], objectives: np.ndarray) -> np.ndarray:
         rows = [[trial.metrics.get(name, np.nan) for name in self.unknown] for trial in trials]
@@ -99,22 +99,12 @@ class Priced:
         """Costs of [n, d] on each accelerator: float [n, k, costs + 1], NaN where ruled out.
 
         The last column is 0, so that ruled out is NaN also where the reward names no cost."""
-        known = np.full((len(encodings), len(configs), len(self.costs) + 1), np.nan)
-        built, designs = [], []
-        for i, encoding in enumerate(encodings):
-            choices = self.space.decode(encoding)
-            try:
-                FAMILIES[self.family].network(choices)
-            except DisconnectedError:
-                continue
-            built.append(i)
-            designs.append(choices)
-        if designs:
-            figures, feasible = price_grid(self.family, designs, configs, self.named)
-            columns = [figures[name] for name in self.costs] + [np.zeros(feasible.shape)]
-            allowed = feasible & keeps(self.constraints, figures)
-            known[built] = np.where(allowed[..., None], np.stack(columns, axis=-1), np.nan)
-        return known
+        designs = [self.space.decode(encoding) for encoding in encodings]
+        figures, feasible = price_grid(self.family, designs, configs, self.named)
+        if not feasible.any():
+            return np.full((*feasible.shape, len(self.costs) + 1), np.nan)
+        costs = np.stack([*(figures[name] for name in self.costs), np.zeros(feasible.shape)], -1)
+        return np.where((feasible & keeps(self.constraints, figures))[..., None], costs, np.nan)
 
     def _shortlist(self) -> np.ndarray:
         """Choices of the accelerators that suit one random network or another: int64 [k, .]."""

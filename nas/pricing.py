@@ -7,6 +7,7 @@ the training batch, with momentum and a 32-bit copy of the weights, tensors whol
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 
@@ -16,7 +17,7 @@ import hwmodel
 from hwmodel.training import TrainingStep, training_step
 from nas.trial import STEP_METRICS, Metrics
 from search_spaces import FAMILIES, hardware
-from search_spaces.cell import DisconnectedError
+from search_spaces.quantizers import UnbuildableError
 from search_spaces.space import Choices
 
 # The hardware model knows a format by its width alone.
@@ -136,7 +137,7 @@ def price_designs(
     for i, choices in enumerate(designs):
         try:
             layers[i] = FAMILIES[family].layers(choices)
-        except DisconnectedError as error:
+        except UnbuildableError as error:
             outcome[i] = {}, str(error)
     if layers:
         table = hwmodel.Layers.concat([each.folded() for each in layers.values()])
@@ -159,21 +160,35 @@ def price_grid(
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Metrics of every design on every accelerator, and which pairs can be built: [n, configs].
 
-    NaN where a pair has no such figure. named: as in `price_designs`, for which this is the same
-    with many accelerators in place of each design's own; every design must have a network.
+    As `price_designs`, with many accelerators in place of each design's own; NaN where a pair has
+    no such figure.
     """
-    tables = [FAMILIES[family].layers(choices) for choices in designs]
-    cost = hwmodel.price(hwmodel.Layers.concat([each.folded() for each in tables]), configs)
-    figures = figures_of(cost, tables, [choices["serve.batch"] for choices in designs])
-    feasible = cost.feasible.copy()
+    feasible = np.zeros((len(designs), len(configs)), bool)
+    found: dict[str, np.ndarray] = {}
+
+    def enter(rows, figures: Mapping[str, np.ndarray]) -> None:
+        for name, values in figures.items():
+            found.setdefault(name, np.full(feasible.shape, np.nan))[rows] = values
+
+    tables: dict[int, hwmodel.Layers] = {}
     for i, choices in enumerate(designs):
-        if not prices_training(choices, named):
+        with contextlib.suppress(UnbuildableError):
+            tables[i] = FAMILIES[family].layers(choices)
+    if tables:
+        rows = list(tables)
+        table = hwmodel.Layers.concat([each.folded() for each in tables.values()])
+        cost = hwmodel.price(table, configs)
+        batches = [designs[i]["serve.batch"] for i in rows]
+        enter(rows, figures_of(cost, list(tables.values()), batches))
+        feasible[rows] = cost.feasible
+    for i in tables:
+        if not prices_training(designs[i], named):
             continue
-        step = step_of(family, [choices])
+        step = step_of(family, [designs[i]])
         cost = hwmodel.price(step.layers, configs)
-        for name, values in step_figures(cost, step, choices["train.batch"]).items():
-            column = figures.setdefault(name, np.full(feasible.shape, np.nan))
-            column[i] = np.where(cost.feasible[0], values[0], np.nan)
+        trains = cost.feasible[0]
+        figures = step_figures(cost, step, designs[i]["train.batch"])
+        enter(i, {name: np.where(trains, values[0], np.nan) for name, values in figures.items()})
         if requires_training(named):
-            feasible[i] &= cost.feasible[0]
-    return figures, feasible
+            feasible[i] &= trains
+    return found, feasible

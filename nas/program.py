@@ -21,7 +21,12 @@ import tensorflow as tf
 from nas.layout import MIN_CLIP, MIN_STEP, Layout
 from search_spaces.network import Network
 from search_spaces.ops import NORM_EPSILON
-from search_spaces.quantizers import WEIGHT_QUANTIZERS, activation_clip, quantize_activations
+from search_spaces.quantizers import (
+    WEIGHT_QUANTIZERS,
+    activate,
+    activation_clip,
+    quantize_activations,
+)
 from search_spaces.training import REFERENCE_BATCH
 
 MOMENTUM = 0.9
@@ -85,10 +90,10 @@ class TrainingContext:
         self.quantized = quantized
         self.none = tf.constant([], tf.float32)
 
-    def quantize(self, x, clip, bits):
+    def quantize(self, x, clip, bits, function="relu"):
         if not self.quantized:
-            return tf.nn.relu(x)
-        return tf.cast(quantize_activations(tf.cast(x, tf.float32), clip, bits), x.dtype)
+            return activate(x, function)
+        return tf.cast(quantize_activations(tf.cast(x, tf.float32), clip, bits, function), x.dtype)
 
     def normalize(self, y, gamma, beta):
         return tf.raw_ops.FusedBatchNormV3(

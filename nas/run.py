@@ -204,7 +204,7 @@ def _go_on(run: Run, *, progress: bool) -> Run:
     def out_of_time() -> bool:
         return bool(config["hours"]) and time.monotonic() - begun > 3600 * config["hours"]
 
-    options = {key: value for key, value in evaluator.items() if key != "name"}
+    options = configuration.evaluator_options(config)
     store = Store(run.dir.store)
     with (
         contextlib.closing(store),

@@ -13,7 +13,12 @@ import tensorflow as tf
 
 from search_spaces.network import Network
 from search_spaces.ops import NORM_EPSILON
-from search_spaces.quantizers import activation_clip, quantize_activations
+from search_spaces.quantizers import (
+    activate,
+    activation_clip,
+    mean_magnitude,
+    quantize_activations,
+)
 
 SCORE_BATCH = 250
 
@@ -25,11 +30,11 @@ class StatisticsContext:
         self.quantized = quantized
         self.means, self.variances, self.activations = [], [], []
 
-    def quantize(self, x, clip, bits):
-        self.activations.append(tf.reduce_mean(tf.nn.relu(x)))
+    def quantize(self, x, clip, bits, function="relu"):
+        self.activations.append(mean_magnitude(x, function))
         if not self.quantized:
-            return tf.nn.relu(x)
-        return quantize_activations(x, activation_clip(clip, bits), bits)
+            return activate(x, function)
+        return quantize_activations(x, activation_clip(clip, bits), bits, function)
 
     def normalize(self, y, gamma, beta):
         y, mean, variance = tf.compat.v1.nn.fused_batch_norm(y, gamma, beta, epsilon=NORM_EPSILON)
@@ -44,8 +49,8 @@ class FixedContext:
     def __init__(self, means, variances):
         self.moments = iter(zip(means, variances, strict=True))
 
-    def quantize(self, x, clip, bits):
-        return quantize_activations(x, activation_clip(clip, bits), bits)
+    def quantize(self, x, clip, bits, function="relu"):
+        return quantize_activations(x, activation_clip(clip, bits), bits, function)
 
     def normalize(self, y, gamma, beta):
         mean, variance = next(self.moments)
@@ -63,8 +68,8 @@ def statistics(
     *,
     quantized: bool = True,
 ) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
-    """(means, variances, activations): of every normalization [channels], and the mean of every
-    rectified activation [activations], over `images` in batches of SCORE_BATCH.
+    """(means, variances, activations): of every normalization [channels], and the mean size of
+    what every activation gives [activations], over `images` in batches of SCORE_BATCH.
 
     weights: as `Layout.weights`; activation_bits: [groups]. Not quantized, activations only pass
     through their function, as before their first clips are known.

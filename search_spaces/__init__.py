@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from search_spaces import cell, hardware, precision, training
+from search_spaces import cell, hardware, mobile, nasnet, precision, training
 from search_spaces.space import Choices, Decision, Space
 
 # name -> module with SPACE, network(choices), build(choices), layers(choices)
-FAMILIES = {"cell": cell}
+FAMILIES = {"cell": cell, "nasnet": nasnet, "mobile": mobile}
 
 
 def joint(family: str, accelerators: str = "systolic") -> Space:

@@ -3,7 +3,8 @@
 A cell has four nodes; each of the six pairs i < j is an edge with one of five operations, and a
 node is the sum of its incoming edges. Three stages of `cell.depth` cells, the width doubled and
 the resolution halved between them by a residual block. As there, a convolution is
-ReLU-convolution-normalization; ReLU and quantization are shared by the edges that leave a node.
+ReLU-convolution-normalization, or another activation function in ReLU's place; it and quantization
+are shared by the edges that leave a node.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ import numpy as np
 
 from hwmodel.workload import Layers
 from search_spaces.compression import compressions, factored, rank_share
-from search_spaces.network import IMAGE, Network, Plan, live
-from search_spaces.ops import Activation, Add, AveragePool, Convolution, Dense, GlobalPool
+from search_spaces.network import ACTIVATION, IMAGE, Network, Plan, add_head, live
+from search_spaces.ops import Activation, Add, AveragePool, Convolution
 from search_spaces.precision import GROUPS, precisions
+from search_spaces.quantizers import UnbuildableError
 from search_spaces.space import Choices, Decision, Space
 
 EDGES = [(0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3)]
 N_NODES = 4
-N_CLASSES = 10
 
 # What an edge may be. "none" and "skip" are wiring; the others build an operation for a width and
 # say whether they read the quantized activation (True) or the sum itself.
@@ -39,6 +40,7 @@ SPACE = Space(
         Decision("cell.width", (4, 8, 12, 16, 24, 32)),
         Decision("cell.depth", (1, 2, 3, 4, 5)),
         Decision("cell.resolution", (16, 24, 32)),
+        ACTIVATION,
     ]
 )
 
@@ -86,11 +88,13 @@ def features(space: Space, encodings: np.ndarray) -> list[np.ndarray]:
     ]
 
 
-class DisconnectedError(ValueError):
+class DisconnectedError(UnbuildableError):
     """The cell's output does not depend on its input: there is no network to train."""
 
 
-def add_cell(plan: Plan, name: str, source: int, ops: dict, width: int, group: int) -> int:
+def add_cell(
+    plan: Plan, name: str, source: int, ops: dict, width: int, group: int, function: str = "relu"
+) -> int:
     """Write one cell down; returns the position of its output node."""
     nodes: list[int | None] = [source]  # None: a node that nothing reaches
     activations: dict[int, int] = {}
@@ -108,7 +112,7 @@ def add_cell(plan: Plan, name: str, source: int, ops: dict, width: int, group: i
             if quantized:
                 if i not in activations:
                     activations[i] = plan.add(
-                        f"{name}.node{i}.relu", Activation(), start, group=group
+                        f"{name}.node{i}.{function}", Activation(function), start, group=group
                     )
                 start = activations[i]
             incoming.append(plan.add(f"{name}.edge{i}{j}.{kind}", make(width), start, group=group))
@@ -123,34 +127,36 @@ def add_cell(plan: Plan, name: str, source: int, ops: dict, width: int, group: i
     return nodes[-1]
 
 
-def add_reduction(plan: Plan, name: str, source: int, width: int, group: int) -> int:
+def add_reduction(
+    plan: Plan, name: str, source: int, width: int, group: int, function: str = "relu"
+) -> int:
     """Write down the residual block that halves the resolution."""
-    relu = plan.add(f"{name}.relu1", Activation(), source, group=group)
-    conv = plan.add(f"{name}.conv1", Convolution(width, 3, stride=2), relu, group=group)
-    relu = plan.add(f"{name}.relu2", Activation(), conv, group=group)
-    conv = plan.add(f"{name}.conv2", Convolution(width, 3), relu, group=group)
+    act = plan.add(f"{name}.{function}1", Activation(function), source, group=group)
+    conv = plan.add(f"{name}.conv1", Convolution(width, 3, stride=2), act, group=group)
+    act = plan.add(f"{name}.{function}2", Activation(function), conv, group=group)
+    conv = plan.add(f"{name}.conv2", Convolution(width, 3), act, group=group)
     pool = plan.add(f"{name}.shortcut.pool", AveragePool(2, stride=2), source, group=group)
-    relu = plan.add(f"{name}.shortcut.relu", Activation(), pool, group=group)
-    short = plan.add(f"{name}.shortcut.conv", Convolution(width, 1), relu, group=group)
+    act = plan.add(f"{name}.shortcut.{function}", Activation(function), pool, group=group)
+    short = plan.add(f"{name}.shortcut.conv", Convolution(width, 1), act, group=group)
     return plan.add(f"{name}.add", Add(), conv, short, group=group)
 
 
 def network(choices: Choices) -> Network:
     """The network of `choices`. Raises DisconnectedError where its cell leads nowhere."""
     width, resolution = choices["cell.width"], choices["cell.resolution"]
+    function = choices.get("net.activation", "relu")
     ops = {(i, j): choices[f"cell.edge{i}{j}"] for i, j in EDGES}
     ends = GROUPS.index("ends")
     plan = Plan()
     at = plan.add("stem", Convolution(width, 3, image=True), IMAGE, group=ends)
     for stage in range(3):
         if stage:
-            at = add_reduction(plan, f"stage{stage}.reduce", at, width << stage, stage)
+            name = f"stage{stage}.reduce"
+            at = add_reduction(plan, name, at, width << stage, stage, function)
         for cell in range(choices["cell.depth"]):
-            at = add_cell(plan, f"stage{stage}.cell{cell}", at, ops, width << stage, stage)
-    at = plan.add("head.relu1", Activation(), at, group=ends)
-    at = plan.add("head.pool", GlobalPool(), at, group=ends)
-    at = plan.add("head.relu2", Activation(), at, group=ends)
-    plan.add("head.dense", Dense(N_CLASSES), at, group=ends)
+            name = f"stage{stage}.cell{cell}"
+            at = add_cell(plan, name, at, ops, width << stage, stage, function)
+    add_head(plan, at, function, ends)
     whole = Network(live(plan.steps), (resolution, resolution, 3), GROUPS)
     return factored(whole, rank_share(choices))
 

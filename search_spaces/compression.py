@@ -139,7 +139,7 @@ def rank_share(choices: Choices) -> float:
 
 
 def factored(network: Network, share: float) -> Network:
-    """The network with every convolution that saves parameters by it in two factors.
+    """The network with every square convolution that saves parameters by it in two factors.
 
     The rank is `share` of the least of k·k·channels and filters, at least 1. Raises ValueError for
     a share outside (0, 1].
@@ -151,7 +151,8 @@ def factored(network: Network, share: float) -> Network:
     steps = []
     for step, [shape, *_] in zip(network.steps, network.inputs, strict=True):
         op = step.op
-        if type(op) is Convolution and network.groups[step.group] in STAGES:
+        square = type(op) is Convolution and isinstance(op.kernel, int)
+        if square and network.groups[step.group] in STAGES:
             depth = op.kernel**2 * shape[2]
             rank = max(1, round(share * min(depth, op.filters)))
             if rank * (depth + op.filters) < depth * op.filters:

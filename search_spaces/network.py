@@ -1,7 +1,8 @@
 """A network as data: a list of steps, and the walks over it.
 
-A family of networks (`cell.py`) only writes down the steps. Costs, shapes, parameters, the
-functional TensorFlow of the training loop and the Keras model each walk that one list.
+A family of networks (`cell.py`, `nasnet.py`, `mobile.py`) only writes down the steps. Costs,
+shapes, parameters, the functional TensorFlow of the training loop and the Keras model each walk
+that one list.
 """
 
 from __future__ import annotations
@@ -13,9 +14,14 @@ from typing import Any, NamedTuple
 
 from hwmodel.workload import LAYER_NORM_OPS, Layers, normalization
 from search_spaces.compression import Compression, narrowed
-from search_spaces.ops import Parameter, Precision, Shape
+from search_spaces.ops import Activation, Dense, GlobalPool, Parameter, Precision, Shape
+from search_spaces.space import Decision
 
 IMAGE = -1  # the input of a step that reads the image
+N_CLASSES = 10
+
+# The activation function of a network, the same in every family; ReLU in a search without it.
+ACTIVATION = Decision("net.activation", ("relu", "silu", "gelu", "hswish"), usual=())
 
 
 class Step(NamedTuple):
@@ -40,10 +46,29 @@ class Plan:
 
     def __init__(self):
         self.steps: list[Step] = []
+        self._activations: dict[tuple[int, str, int], int] = {}
 
     def add(self, name: str, op, *inputs: int, group: int) -> int:
         self.steps.append(Step(name, op, inputs, group))
         return len(self.steps) - 1
+
+    def activated(self, source: int, function: str, group: int) -> int:
+        """The activation of a step's output, one for all that read it in the bits of `group`."""
+        key = source, function, group
+        if key not in self._activations:
+            name, _, _, own = self.steps[source]
+            name += f".{function}" if group == own else f".{function}.group{group}"
+            self._activations[key] = self.add(name, Activation(function), source, group=group)
+        return self._activations[key]
+
+
+def add_head(plan: Plan, source: int, function: str, group: int) -> int:
+    """Write down the end of an image network, from the last sums to the class scores."""
+    at = plan.add(f"head.{function}1", Activation(function), source, group=group)
+    at = plan.add("head.pool", GlobalPool(), at, group=group)
+    again = "relu" if function == "relu" else "linear"  # the function is behind: only quantized
+    at = plan.add(f"head.{again}2", Activation(again), at, group=group)
+    return plan.add("head.dense", Dense(N_CLASSES), at, group=group)
 
 
 def live(steps: Sequence[Step]) -> tuple[Step, ...]:

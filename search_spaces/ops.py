@@ -10,8 +10,9 @@ An operation is a small frozen dataclass:
     keras_weights(...)       where trained tensors go in those layers: layer name -> arrays
 
 Precision in hardware: products read activations and weights in the bits chosen, sums between
-layers (outputs of products, poolings, additions) are kept in 16 bits, and an `Activation` is where
-a sum is brought down to the chosen bits. Batch normalization is folded into the requantization.
+layers (outputs of products, poolings, additions, gates) are kept in 16 bits, and an `Activation` is
+where a sum is brought down to the chosen bits. Batch normalization is folded into the
+requantization.
 """
 
 from __future__ import annotations
@@ -20,10 +21,21 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from hwmodel import workload
+from search_spaces.gradients import faster_gradients
+from search_spaces.quantizers import activation_levels, check_activation_bits
 
 SUM_BITS = 16
 IMAGE_BITS = 8
 NORM_EPSILON = 1e-5
+
+# Vector operations a word of an activation's function; rounding to levels is part of writing. Of
+# integer hardware: ReLU and the copy, one; hard-swish as written, an addition, two comparisons and
+# two products; GELU by I-BERT's second-order erf (Kim et al., 2101.01321, algorithm 2: sign, size,
+# bound, two additions and a product, then sign, 1 + erf, times x); SiLU by its exponential of -|x|
+# (algorithm 3: size, quotient, remainder in two, three of the polynomial, shift), then 1 + e, the
+# reciprocal, the choice by sign, times x.
+FUNCTION_OPS = {"relu": 1, "linear": 1, "hswish": 5, "gelu": 9, "silu": 12}
+GATE_OPS = 4  # a hard sigmoid, ReLU6(x + 3) / 6: an addition, two comparisons, a product
 
 Shape = tuple[int, int, int]
 
@@ -72,18 +84,35 @@ class Operation:
         return {}
 
 
+def normalized(tensor, name: str):
+    """The Keras layer of a product's batch normalization."""
+    import keras
+
+    return keras.layers.BatchNormalization(epsilon=NORM_EPSILON, name=f"{name}.norm")(tensor)
+
+
+def normalized_weights(name: str, kernel, weights, moments) -> dict[str, list]:
+    """Weights of a product's Keras layer and of its normalization."""
+    return {name: [kernel], f"{name}.norm": [weights["gamma"], weights["beta"], *moments]}
+
+
 @dataclass(frozen=True)
 class Convolution(Operation):
     """A dense convolution, "same" padding, and batch normalization.
 
-    image: whether it reads the 8-bit image rather than activations in the chosen bits.
+    kernel: a side, or (height, width); image: whether it reads the 8-bit image rather than
+    activations in the chosen bits.
     """
 
     filters: int
-    kernel: int
+    kernel: int | tuple[int, int]
     stride: int = 1
     image: bool = False
     drops_channels = True
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        return self.kernel if isinstance(self.kernel, tuple) else (self.kernel, self.kernel)
 
     def shape(self, inputs: list[Shape]) -> Shape:
         height, width, _ = inputs[0]
@@ -91,7 +120,7 @@ class Convolution(Operation):
 
     def parameters(self, inputs: list[Shape]) -> list[Parameter]:
         return [
-            Parameter("kernel", (self.kernel, self.kernel, inputs[0][2], self.filters), "kernel"),
+            Parameter("kernel", (*self.sides, inputs[0][2], self.filters), "kernel"),
             Parameter("gamma", (self.filters,), "scale"),
             Parameter("beta", (self.filters,), "shift"),
         ]
@@ -133,13 +162,86 @@ class Convolution(Operation):
             kernel_initializer="he_normal",
             name=name,
         )(tensors[0])
-        return keras.layers.BatchNormalization(epsilon=NORM_EPSILON, name=f"{name}.norm")(y)
+        return normalized(y, name)
 
     def keras_weights(self, name, weights, moments) -> dict[str, list]:
-        return {
-            name: [weights["kernel"]],
-            f"{name}.norm": [weights["gamma"], weights["beta"], *moments],
-        }
+        return normalized_weights(name, weights["kernel"], weights, moments)
+
+
+@dataclass(frozen=True)
+class DepthwiseConvolution(Operation):
+    """A convolution of each channel by itself, "same" padding, and batch normalization.
+
+    dilation: the distance between the cells that a window reads; 1 where the stride is not.
+    """
+
+    kernel: int
+    stride: int = 1
+    dilation: int = 1
+    drops_channels = True
+
+    def shape(self, inputs: list[Shape]) -> Shape:
+        height, width, channels = inputs[0]
+        return halved(height, self.stride), halved(width, self.stride), channels
+
+    def parameters(self, inputs: list[Shape]) -> list[Parameter]:
+        channels = inputs[0][2]
+        return [
+            Parameter("kernel", (self.kernel, self.kernel, 1, channels), "kernel"),
+            Parameter("gamma", (channels,), "scale"),
+            Parameter("beta", (channels,), "shift"),
+        ]
+
+    def cost(self, name, inputs, precision: Precision, batch: int) -> list:
+        height, width, channels = inputs[0]
+        return [
+            workload.depthwise(
+                name,
+                batch=batch,
+                height=height,
+                width=width,
+                channels=channels,
+                kernel=self.kernel,
+                stride=self.stride,
+                dilation=self.dilation,
+                padding="same",
+                weight_bits=precision.weights,
+                activation_bits=precision.activations,
+                output_bits=precision.sums,
+            )
+        ]
+
+    def apply(self, tensors, weights, bits, context):
+        import tensorflow as tf
+
+        kernel = tf.transpose(weights["kernel"], [0, 1, 3, 2])
+        with faster_gradients():
+            y = tf.nn.depthwise_conv2d(
+                tensors[0],
+                kernel,
+                [1, self.stride, self.stride, 1],
+                "SAME",
+                # by copies into phases: the kernel's own dilation has wrong gradients on CPUs
+                dilations=[self.dilation, self.dilation],
+            )
+        return context.normalize(y, weights["gamma"], weights["beta"])
+
+    def keras(self, tensors, name, clip, bits):
+        import keras
+
+        y = keras.layers.DepthwiseConv2D(
+            self.kernel,
+            self.stride,
+            "same",
+            dilation_rate=self.dilation,
+            use_bias=False,
+            depthwise_initializer="he_normal",
+            name=name,
+        )(tensors[0])
+        return normalized(y, name)
+
+    def keras_weights(self, name, weights, moments) -> dict[str, list]:
+        return normalized_weights(name, weights["kernel"].swapaxes(2, 3), weights, moments)
 
 
 @dataclass(frozen=True)
@@ -199,7 +301,7 @@ class LowRankConvolution(Operation):
             self.rank, self.kernel, self.stride, "same", name=f"{name}.down", **start
         )(tensors[0])
         y = keras.layers.Conv2D(self.filters, 1, name=f"{name}.up", **start)(y)
-        return keras.layers.BatchNormalization(epsilon=NORM_EPSILON, name=f"{name}.norm")(y)
+        return normalized(y, name)
 
     def keras_weights(self, name, weights, moments) -> dict[str, list]:
         return {
@@ -211,7 +313,12 @@ class LowRankConvolution(Operation):
 
 @dataclass(frozen=True)
 class Activation(Operation):
-    """ReLU, and the quantization of what the next products read."""
+    """A function, of `quantizers.FUNCTIONS`, and the quantization of what the next products read.
+
+    All but ReLU are signed, and have 2 bits or more: `cost` and `keras` raise UnbuildableError.
+    """
+
+    function: str = "relu"
 
     drops_channels = True
 
@@ -219,6 +326,7 @@ class Activation(Operation):
         return [Parameter("clip", (), "clip")]
 
     def cost(self, name, inputs, precision: Precision, batch: int) -> list:
+        check_activation_bits(precision.activations, self.function)
         height, width, channels = inputs[0]
         return [
             workload.elementwise(
@@ -226,22 +334,47 @@ class Activation(Operation):
                 batch=batch,
                 elements=height * width * channels,
                 n_inputs=1,
+                ops_per_element=FUNCTION_OPS[self.function],
                 activation_bits=precision.sums,
                 output_bits=precision.activations,
             )
         ]
 
     def apply(self, tensors, weights, bits, context):
-        return context.quantize(tensors[0], weights["clip"], bits)
+        return context.quantize(tensors[0], weights["clip"], bits, self.function)
 
     def keras(self, tensors, name, clip, bits):
         import keras
 
+        # relu is part of the clipping; `hard_silu` is Keras's word for hard-swish
+        layer = {"hswish": "hard_silu"}.get(self.function, self.function)
         if clip is None:
-            return keras.layers.ReLU(name=name)(tensors[0])
-        steps = 2.0**bits - 1
-        y = keras.ops.clip(tensors[0], 0.0, clip)
-        return keras.ops.round(y * (steps / clip)) * (clip / steps)
+            return keras.layers.Activation(layer, name=name)(tensors[0])
+        check_activation_bits(bits, self.function)
+        y, least = tensors[0], 0.0
+        if self.function != "relu":
+            y, least = keras.layers.Activation(layer, name=name)(y), -clip
+        levels = float(activation_levels(bits, self.function))
+        return keras.ops.round(keras.ops.clip(y, least, clip) * (levels / clip)) * (clip / levels)
+
+
+def pooled(kernel: int, stride: int, name, inputs, precision: Precision, batch: int) -> list:
+    """The rows of a "same" pooling of sums."""
+    height, width, channels = inputs[0]
+    return [
+        workload.pool(
+            name,
+            batch=batch,
+            height=height,
+            width=width,
+            channels=channels,
+            kernel=kernel,
+            stride=stride,
+            padding="same",
+            activation_bits=precision.sums,
+            output_bits=precision.sums,
+        )
+    ]
 
 
 @dataclass(frozen=True)
@@ -257,26 +390,13 @@ class AveragePool(Operation):
         return halved(height, self.stride), halved(width, self.stride), channels
 
     def cost(self, name, inputs, precision: Precision, batch: int) -> list:
-        height, width, channels = inputs[0]
-        return [
-            workload.pool(
-                name,
-                batch=batch,
-                height=height,
-                width=width,
-                channels=channels,
-                kernel=self.kernel,
-                stride=self.stride,
-                padding="same",
-                activation_bits=precision.sums,
-                output_bits=precision.sums,
-            )
-        ]
+        return pooled(self.kernel, self.stride, name, inputs, precision, batch)
 
     def apply(self, tensors, weights, bits, context):
         import tensorflow as tf
 
-        return tf.nn.avg_pool2d(tensors[0], self.kernel, self.stride, "SAME")
+        with faster_gradients():
+            return tf.nn.avg_pool2d(tensors[0], self.kernel, self.stride, "SAME")
 
     def keras(self, tensors, name, clip, bits):
         import keras
@@ -284,6 +404,32 @@ class AveragePool(Operation):
         return keras.layers.AveragePooling2D(self.kernel, self.stride, "same", name=name)(
             tensors[0]
         )
+
+
+@dataclass(frozen=True)
+class MaxPool(Operation):
+    """The largest of a window, "same" padding."""
+
+    kernel: int
+    stride: int = 1
+    drops_channels = True
+
+    def shape(self, inputs: list[Shape]) -> Shape:
+        height, width, channels = inputs[0]
+        return halved(height, self.stride), halved(width, self.stride), channels
+
+    def cost(self, name, inputs, precision: Precision, batch: int) -> list:
+        return pooled(self.kernel, self.stride, name, inputs, precision, batch)
+
+    def apply(self, tensors, weights, bits, context):
+        import tensorflow as tf
+
+        return tf.nn.max_pool2d(tensors[0], self.kernel, self.stride, "SAME")
+
+    def keras(self, tensors, name, clip, bits):
+        import keras
+
+        return keras.layers.MaxPooling2D(self.kernel, self.stride, "same", name=name)(tensors[0])
 
 
 @dataclass(frozen=True)
@@ -315,8 +461,74 @@ class Add(Operation):
 
 
 @dataclass(frozen=True)
+class Concat(Operation):
+    """Tensors side by side along the channels; where each is written costs nothing."""
+
+    def shape(self, inputs: list[Shape]) -> Shape:
+        height, width, _ = inputs[0]
+        return height, width, sum(channels for _, _, channels in inputs)
+
+    def cost(self, name, inputs, precision: Precision, batch: int) -> list:
+        return []
+
+    def apply(self, tensors, weights, bits, context):
+        import tensorflow as tf
+
+        return tf.concat(tensors, -1)
+
+    def keras(self, tensors, name, clip, bits):
+        import keras
+
+        return keras.layers.Concatenate(name=name)(tensors)
+
+
+@dataclass(frozen=True)
+class Gate(Operation):
+    """The first tensor times the hard sigmoid of the second, one number a channel (1 x 1 x C).
+
+    The end of squeeze-excite (Hu et al., 1709.01507; hard as in 1905.02244, section 5.3). Both
+    tensors are sums, and so is the product: the gate and what it scales are 16-bit words of the
+    vector unit, that an `Activation` brings down to the chosen bits for the next product.
+    """
+
+    def cost(self, name, inputs, precision: Precision, batch: int) -> list:
+        height, width, channels = inputs[0]
+        sums = dict(activation_bits=precision.sums, output_bits=precision.sums)
+        return [
+            workload.elementwise(
+                f"{name}.sigmoid",
+                batch=batch,
+                elements=channels,
+                n_inputs=1,
+                ops_per_element=GATE_OPS,
+                **sums,
+            ),
+            workload.elementwise(
+                name, batch=batch, elements=height * width * channels, n_inputs=1, **sums
+            ),
+        ]
+
+    def apply(self, tensors, weights, bits, context):
+        import tensorflow as tf
+
+        x, logits = tensors
+        return x * (tf.nn.relu6(logits + 3.0) * (1 / 6))
+
+    def keras(self, tensors, name, clip, bits):
+        import keras
+
+        gate = keras.layers.Activation("hard_sigmoid", name=f"{name}.sigmoid")(tensors[1])
+        return keras.layers.Multiply(name=name)([tensors[0], gate])
+
+
+@dataclass(frozen=True)
 class GlobalPool(Operation):
-    """The mean over the whole image; its output is 1 x 1."""
+    """The mean over the whole image; its output is 1 x 1.
+
+    sums: whether it reads sums rather than activations in the chosen bits.
+    """
+
+    sums: bool = False
 
     drops_channels = True
 
@@ -334,7 +546,7 @@ class GlobalPool(Operation):
                 channels=channels,
                 kernel=(height, width),
                 padding="valid",
-                activation_bits=precision.activations,
+                activation_bits=precision.sums if self.sums else precision.activations,
                 output_bits=precision.sums,
             )
         ]
@@ -404,9 +616,13 @@ class Dense(Operation):
 OPS = {
     "convolution": Convolution,
     "low_rank_convolution": LowRankConvolution,
+    "depthwise_convolution": DepthwiseConvolution,
     "activation": Activation,
     "average_pool": AveragePool,
+    "max_pool": MaxPool,
     "add": Add,
+    "concat": Concat,
+    "gate": Gate,
     "global_pool": GlobalPool,
     "dense": Dense,
 }

@@ -3,6 +3,8 @@
 Weights follow LSQ (Esser et al., arXiv 1902.08153): signed, a learned step per tensor.
 Activations follow PACT (Choi et al., arXiv 1805.06085): unsigned on [0, clip], the clip learned;
 ReLU is part of it, so that a quantized activation costs one pass over memory, as a plain one does.
+What may be negative (`FUNCTIONS` but ReLU) is signed on [-clip, clip], as many levels on each side:
+2^(b-1) - 1, none of one bit; its clip is learned as PACT's, from what lies beyond either end.
 Bit-widths are tensors, so that one compiled program serves every choice of them.
 
 At 32 bits both are finer than float32 resolves: weights have 2^31 levels over four times their
@@ -18,6 +20,12 @@ import numpy as np
 FULL_BITS = 32
 FULL_CLIP = 1024.0  # the range of a 32-bit activation; nothing behind a normalization reaches it
 HEADROOM = 4.0  # a fine weight step spans this many times the first largest weight
+# What an activation computes before it is quantized; "linear" is quantization alone.
+FUNCTIONS = ("relu", "silu", "gelu", "hswish", "linear")
+
+
+class UnbuildableError(ValueError):
+    """There is no such network; a search records the design as infeasible."""
 
 
 def weight_levels(bits):
@@ -44,8 +52,25 @@ def initial_step(kernel: np.ndarray, bits: int) -> float:
     return float(min(2 * magnitude.mean() / np.sqrt(top), HEADROOM * magnitude.max() / top))
 
 
+def activation_levels(bits, function: str = "relu"):
+    """The highest integer of an activation; the lowest is 0 of ReLU and its negative of others.
+
+    Works on integers and on arrays. Floats, exact below 2^53.
+    """
+    return 2.0 ** (np.asarray(bits, np.float64) - (function != "relu")) - 1
+
+
+def check_activation_bits(bits: int, function: str) -> None:
+    """Raise UnbuildableError where a signed activation would have no level but 0."""
+    if function != "relu" and bits < 2:
+        raise UnbuildableError(
+            f"an activation of {bits} bit is 0 or its clip, but '{function}' has both signs; "
+            "choose 2 bits or more, or relu in a family without linear bottlenecks"
+        )
+
+
 def initial_clip(mean_activation, bits):
-    """PACT's first clip from the mean of ReLU(x) over a batch: LSQ's rule, bounded by the range.
+    """The first clip from the `mean_magnitude` over a batch: LSQ's rule, bounded by the range.
 
     2 mean sqrt(Qp), at most 12 means (about 4.8 standard deviations of a normal input). Arrays.
     """
@@ -68,11 +93,48 @@ def dequantized(kernel: np.ndarray, step: float, bits: int) -> np.ndarray:
     return integer_weights(kernel, step, bits).astype(np.float32) * np.float32(abs(step))
 
 
-def integer_activations(x: np.ndarray, clip: float, bits: int) -> np.ndarray:
-    """The integers that an accelerator stores for ReLU(x): round(x (2^b - 1) / clip), int64."""
-    scale = np.float32(2**bits - 1) / np.float32(clip)
-    clipped = np.clip(x.astype(np.float32), np.float32(0), np.float32(clip))
+def integer_activations(
+    x: np.ndarray, clip: float, bits: int, function: str = "relu"
+) -> np.ndarray:
+    """The integers that an accelerator stores for f(x): round(f(x) levels / clip), int64."""
+    check_activation_bits(bits, function)
+    scale = np.float32(activation_levels(bits, function)) / np.float32(clip)
+    y = np.asarray(activate(x.astype(np.float32), function))
+    clipped = np.clip(y, np.float32(0 if function == "relu" else -clip), np.float32(clip))
     return np.rint(clipped * scale).astype(np.int64)
+
+
+def activate(x, function: str):
+    """f(x) in TensorFlow's plain operations (tf.nn.silu would keep a closure for every use).
+
+    GELU is the exact one, x Phi(x) (Hendrycks & Gimpel, 1606.08415); hard-swish is
+    x ReLU6(x + 3) / 6 (Howard et al., 1905.02244, section 5.2).
+    """
+    import tensorflow as tf
+
+    if function == "relu":
+        return tf.nn.relu(x)
+    if function == "silu":
+        return x * tf.sigmoid(x)
+    if function == "gelu":
+        return x * (0.5 + 0.5 * tf.math.erf(x * 0.5**0.5))
+    if function == "hswish":
+        return x * (tf.nn.relu6(x + 3.0) * (1 / 6))
+    if function == "linear":
+        return x
+    raise ValueError(f"unknown activation '{function}'; known: {', '.join(FUNCTIONS)}")
+
+
+def mean_magnitude(x, function: str):
+    """The mean of |f(x)|, from which the first clip is taken; half of it where f is linear.
+
+    |f(x)| + |f(-x)| is |x| for ReLU, SiLU, GELU and hard-swish, so that one rule fits all inputs
+    that are symmetric, and the half is what fits a linear one.
+    """
+    import tensorflow as tf
+
+    mean = tf.reduce_mean(tf.abs(activate(x, function)))
+    return 0.5 * mean if function == "linear" else mean
 
 
 def activation_clip(clip, bits):
@@ -97,33 +159,42 @@ def _register_pact() -> str:
         x, low, top, _ = op.inputs
         # num_bits only rounds the range, by less than float32 resolves
         back = tf.raw_ops.FakeQuantWithMinMaxVarsGradient(
-            gradients=dy, inputs=x, min=low, max=top, num_bits=16
+            gradients=dy,
+            inputs=x,
+            min=low,
+            max=top,
+            num_bits=16,
+            narrow_range=op.get_attr("narrow_range"),
         )
-        return back.backprops_wrt_input, None, back.backprop_wrt_max, None
+        # low is a constant 0 or the negative clip, through whose negation its part comes
+        return back.backprops_wrt_input, back.backprop_wrt_min, back.backprop_wrt_max, None
 
     return "nas.PACT"
 
 
-def quantize_activations(x, clip, bits):
-    """ReLU and fake quantization to `bits` unsigned bits on [0, clip], in one fused kernel.
+def quantize_activations(x, clip, bits, function: str = "relu"):
+    """f(x), fake-quantized: ReLU to `bits` unsigned bits on [0, clip], in one fused kernel; others
+    to signed ones on [-clip, clip].
 
     x: float tensor; clip: float scalar tensor > 0, as `activation_clip` gives it; bits: int32
-    scalar tensor, 1 to 32. Gradients, in a graph: straight through inside the range, and to the
-    clip the sum over what lies above it (PACT eq. 3). They override those of the kernel:
+    scalar tensor, 1 to 32, and 2 at least where signed. Gradients, in a graph: straight through
+    inside the range, and to the clip the sum over what lies above it (PACT eq. 3), less the sum
+    over what lies below -clip. They override those of the kernel:
     tf.custom_gradient would register, and keep, a closure for every use.
     """
     import tensorflow as tf
 
+    signed = function != "relu"  # which the kernel itself computes: it clips at 0
     graph = tf.compat.v1.get_default_graph()
     with graph.gradient_override_map({"QuantizeAndDequantizeV3": _register_pact()}):
         return tf.raw_ops.QuantizeAndDequantizeV3(
-            input=x,
-            input_min=0.0,
+            input=activate(x, function) if signed else x,
+            input_min=-clip if signed else 0.0,
             input_max=clip,
             num_bits=bits,
-            signed_input=False,
+            signed_input=signed,
             range_given=True,
-            narrow_range=False,
+            narrow_range=signed,
             axis=-1,
         )
 

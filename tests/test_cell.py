@@ -7,6 +7,7 @@ from test_ops import keras_macs, keras_params
 from search_spaces import cell, joint
 from search_spaces.network import IMAGE, Plan, live
 from search_spaces.ops import Activation, Convolution, Dense
+from search_spaces.quantizers import UnbuildableError
 
 SPACE = joint("cell")
 
@@ -29,8 +30,8 @@ def random_designs(n, seed=0):
     while len(found) < n:
         choices = SPACE.decode(SPACE.sample(1, rng)[0])
         try:
-            cell.network(choices)
-        except cell.DisconnectedError:
+            cell.layers(choices)
+        except UnbuildableError:
             continue
         found.append(choices)
     return found

@@ -9,6 +9,7 @@ from hwmodel.workload import Layers
 from nas.scoring import FixedContext, StatisticsContext
 from search_spaces import ops
 from search_spaces.ops import OPS, Precision
+from search_spaces.quantizers import FUNCTIONS, UnbuildableError
 
 FEATURES = (9, 9, 6)  # odd, so that padding is seen
 EXAMPLES = {
@@ -17,19 +18,34 @@ EXAMPLES = {
         (ops.Convolution(4, 1), [FEATURES]),
         (ops.Convolution(8, 3, stride=2), [FEATURES]),
         (ops.Convolution(8, 3, image=True), [(16, 16, 3)]),
+        (ops.Convolution(8, (1, 7)), [FEATURES]),
+        (ops.Convolution(4, (7, 1), stride=2), [FEATURES]),
     ],
     "low_rank_convolution": [
         (ops.LowRankConvolution(8, 3, 2), [FEATURES]),
         (ops.LowRankConvolution(4, 1, 3), [FEATURES]),
         (ops.LowRankConvolution(8, 3, 4, stride=2), [FEATURES]),
     ],
-    "activation": [(ops.Activation(), [FEATURES])],
+    "depthwise_convolution": [
+        (ops.DepthwiseConvolution(3), [FEATURES]),
+        (ops.DepthwiseConvolution(5), [FEATURES]),
+        (ops.DepthwiseConvolution(7, stride=2), [FEATURES]),
+        (ops.DepthwiseConvolution(3, dilation=2), [FEATURES]),
+        (ops.DepthwiseConvolution(5, dilation=2), [FEATURES]),
+    ],
+    "activation": [(ops.Activation(function), [FEATURES]) for function in FUNCTIONS],
     "average_pool": [
         (ops.AveragePool(3), [FEATURES]),
         (ops.AveragePool(2, stride=2), [FEATURES]),
     ],
+    "max_pool": [(ops.MaxPool(3), [FEATURES]), (ops.MaxPool(3, stride=2), [FEATURES])],
+    "concat": [(ops.Concat(), [FEATURES, (9, 9, 4)])],
+    "gate": [(ops.Gate(), [FEATURES, (1, 1, 6)])],
     "add": [(ops.Add(), [FEATURES] * 2), (ops.Add(), [FEATURES] * 3)],
-    "global_pool": [(ops.GlobalPool(), [FEATURES])],
+    "global_pool": [
+        (ops.GlobalPool(), [FEATURES]),
+        (ops.GlobalPool(sums=True), [FEATURES]),
+    ],
     "dense": [(ops.Dense(10), [(1, 1, 12)]), (ops.Dense(5), [(2, 2, 3)])],
 }
 CASES = [(name, op, inputs) for name, cases in EXAMPLES.items() for op, inputs in cases]
@@ -41,7 +57,7 @@ def keras_macs(model: keras.Model) -> int:
     """Multiply-accumulates of one image, counted from the built layers alone."""
     total = 0
     for layer in model.layers:
-        if isinstance(layer, keras.layers.Conv2D):
+        if isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)):
             _, height, width, _ = layer.output.shape
             total += height * width * int(np.prod(layer.kernel.shape))
         elif isinstance(layer, keras.layers.Dense):
@@ -72,6 +88,9 @@ def test_every_operation_has_examples():
 def test_faces_have_the_same_shape_parameters_and_products(name, op, inputs):
     model = keras_face(op, inputs)
     assert model.output.shape[1:] == op.shape(inputs)
+    if not op.cost("op", inputs, Precision(8, 8), 1):
+        assert keras_params(model) == keras_macs(model) == 0 == len(op.parameters(inputs))
+        return
     table = Layers.from_rows(op.cost("op", inputs, Precision(8, 8), 1))
     learned = [p for p in op.parameters(inputs) if p.kind in ("kernel", "shift")]
     folded = {"beta"}  # of normalization
@@ -116,3 +135,26 @@ def test_statistics_see_the_batch_and_the_activation():
     np.testing.assert_allclose(context.variances[0], y.var(0), rtol=1e-2)
     ops.Activation().apply([tf.constant(x)], {"clip": tf.constant(3.0)}, tf.constant(8), context)
     np.testing.assert_allclose(context.activations[0], np.maximum(x, 0).mean(), rtol=1e-5)
+
+
+def test_what_is_signed_needs_two_bits():
+    ops.Activation("relu").cost("op", [FEATURES], Precision(8, 1), 1)
+    silu = ops.Activation("silu")
+    with pytest.raises(UnbuildableError, match="of 1 bit is 0 or its clip, but 'silu' has both"):
+        silu.cost("op", [FEATURES], Precision(8, 1), 1)
+    with pytest.raises(UnbuildableError, match="choose 2 bits or more"):
+        keras_face(silu, [FEATURES], 1)
+
+
+def test_functions_cost_their_operations():
+    work = {}
+    for function in FUNCTIONS:
+        rows = ops.Activation(function).cost("op", [FEATURES], Precision(8, 4), 1)
+        work[function] = rows[0].vector_ops / np.prod(FEATURES)
+    assert work == {"relu": 1, "linear": 1, "hswish": 5, "gelu": 9, "silu": 12}
+
+
+def test_a_gate_is_sums():
+    rows = ops.Gate().cost("op", [FEATURES, (1, 1, 6)], Precision(4, 4), 2)
+    assert [row.vector_ops for row in rows] == [2 * 4 * 6, 2 * 9 * 9 * 6]
+    assert {(row.activation_bits, row.output_bits) for row in rows} == {(16, 16)}

@@ -7,18 +7,24 @@ import tensorflow as tf
 from search_spaces.quantizers import (
     FULL_BITS,
     FULL_CLIP,
+    FUNCTIONS,
+    UnbuildableError,
+    activate,
     activation_clip,
+    activation_levels,
     dequantized,
     initial_clip,
     initial_step,
     integer_activations,
     integer_weights,
+    mean_magnitude,
     quantize_activations,
     quantize_weights,
     weight_levels,
 )
 
 BITS = (1, 2, 3, 4, 5, 6, 7, 8, 16, 32)
+SIGNED = [function for function in FUNCTIONS if function != "relu"]
 
 
 def in_graph(build, arrays, upstream=None):
@@ -43,11 +49,11 @@ def lsq(kernels, steps, bits, upstream=None):
     )
 
 
-def pact(x, clip, bits, upstream=None):
+def pact(x, clip, bits, upstream=None, function="relu"):
     """(quantized, (gradient to x, gradient to the clip)) of `quantize_activations`."""
     return in_graph(
         lambda x, clip: quantize_activations(
-            x, activation_clip(clip, tf.constant(bits)), tf.constant(bits)
+            x, activation_clip(clip, tf.constant(bits)), tf.constant(bits), function
         ),
         [x, np.float32(clip)],
         upstream,
@@ -126,20 +132,80 @@ def test_at_full_bits_the_clip_has_no_gradient():
     assert to_clip == 0
 
 
-@pytest.mark.parametrize(("weight_bits", "activation_bits"), [(2, 2), (4, 3), (8, 8)])
-def test_integer_execution_equals_the_fake_quantized_one(weight_bits, activation_bits):
+def test_functions_are_those_of_keras():
+    import keras
+
+    x = np.linspace(-6, 6, 241, dtype=np.float32)
+    for function, known in (("silu", "silu"), ("gelu", "gelu"), ("hswish", "hard_silu"),
+                            ("relu", "relu"), ("linear", "linear")):  # fmt: skip
+        expected = keras.activations.get(known)(tf.constant(x))
+        np.testing.assert_allclose(activate(x, function), expected, atol=2e-6, err_msg=function)
+    with pytest.raises(ValueError, match="unknown activation 'swish'"):
+        activate(x, "swish")
+
+
+@pytest.mark.parametrize("function", SIGNED)
+@pytest.mark.parametrize("bits", BITS[1:])
+def test_signed_activations_have_as_many_levels_on_each_side(bits, function):
+    x = np.random.default_rng(0).normal(0, 2, (4, 5, 5, 3)).astype(np.float32)
+    clip = 1.5
+    out, _ = pact(x, clip, bits, function=function)
+    used = FULL_CLIP if bits == FULL_BITS else clip
+    levels = activation_levels(bits, function)
+    assert levels == 2 ** (bits - 1) - 1
+    integers = integer_activations(x, used, bits, function)
+    assert np.abs(integers).max() <= levels
+    np.testing.assert_allclose(out, integers * (used / levels), rtol=1e-6, atol=1e-6)
+    if bits <= 8:
+        assert len(np.unique(out)) <= 2**bits - 1
+    if bits == FULL_BITS:
+        np.testing.assert_allclose(out, activate(x, function), atol=5e-7)
+
+
+@pytest.mark.parametrize("function", SIGNED)
+def test_signed_gradients_reach_the_clip_from_both_ends(function):
+    x = np.random.default_rng(0).normal(0, 2, (4, 5, 5, 3)).astype(np.float32)
+    g = np.random.default_rng(1).normal(0, 1, x.shape).astype(np.float32)
+    clip = 0.15  # which silu and gelu pass on the negative side too
+    y, (slope,) = in_graph(lambda x: activate(x, function), [x])
+    assert (y < -clip).any() and (y > clip).any()
+    _, (to_x, to_clip) = pact(x, clip, 3, g, function)
+    inside = np.abs(y) <= clip
+    np.testing.assert_allclose(to_x, g * inside * slope, atol=1e-6)
+    expected = (g * ((y > clip) * 1.0 - (y < -clip))).sum()
+    np.testing.assert_allclose(to_clip, expected, rtol=1e-4)
+
+
+def test_the_first_clip_of_symmetric_inputs_is_the_same_for_every_function():
+    x = np.random.default_rng(0).normal(0, 1, 10**5).astype(np.float32)
+    x = np.concatenate([x, -x])
+    means = [float(mean_magnitude(x, function)) for function in FUNCTIONS]
+    np.testing.assert_allclose(means, np.maximum(x, 0).mean(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("function", SIGNED)
+def test_one_bit_cannot_be_signed(function):
+    with pytest.raises(UnbuildableError, match="of 1 bit is 0 or its clip"):
+        integer_activations(np.ones(3), 1.0, 1, function)
+
+
+@pytest.mark.parametrize(
+    ("function", "weight_bits", "activation_bits"),
+    [("relu", 2, 1)] + [(f, *bits) for f in FUNCTIONS for bits in ((2, 2), (4, 3), (8, 8))],
+)
+def test_integer_execution_equals_the_fake_quantized_one(function, weight_bits, activation_bits):
     rng = np.random.default_rng(0)
     x = rng.normal(0, 1, (2, 6, 6, 4)).astype(np.float32)
     kernel = rng.normal(0, 0.2, (3, 3, 4, 5)).astype(np.float32)
     step, clip = initial_step(kernel, weight_bits), 1.9
-    levels = 2**activation_bits - 1
-    integers_x = integer_activations(x, clip, activation_bits)
+    levels = activation_levels(activation_bits, function)
+    integers_x = integer_activations(x, clip, activation_bits, function)
     integers_w = integer_weights(kernel, step, weight_bits)
     windows = np.lib.stride_tricks.sliding_window_view(integers_x, (3, 3), axis=(1, 2))
     accumulators = np.einsum("nhwcij,ijcf->nhwf", windows, integers_w)
     assert accumulators.dtype == np.int64
     by_integers = accumulators * (step * clip / levels)
-    fake_x, _ = pact(x, clip, activation_bits)
+    fake_x, _ = pact(x, clip, activation_bits, function=function)
     fake_w, _ = lsq([kernel], [step], [weight_bits])
     by_floats = tf.nn.conv2d(fake_x, tf.reshape(fake_w, kernel.shape), 1, "VALID")
     np.testing.assert_allclose(by_floats, by_integers, rtol=1e-5, atol=1e-5)

@@ -14,7 +14,7 @@ import numpy as np
 
 from nas import data
 from nas.trial import Metrics
-from search_spaces import cell
+from search_spaces import FAMILIES
 from search_spaces.precision import precisions
 from search_spaces.space import Choices
 from search_spaces.training import peak_learning_rate, warmup_share
@@ -23,13 +23,15 @@ from search_spaces.training import peak_learning_rate, warmup_share
 class Proxy:
     """The evaluator of image classifiers.
 
-    dataset, path: as `nas.data.load`. epochs: of a candidate; final_epochs: of a final training.
-    images: how many training images a candidate sees, class-balanced; 0 for all.
+    family: of networks, in `search_spaces.FAMILIES`. dataset, path: as `nas.data.load`. epochs: of
+    a candidate; final_epochs: of a final training. images: how many training images a candidate
+    sees, class-balanced; 0 for all.
     """
 
     def __init__(
         self,
         *,
+        family: str = "cell",
         dataset: str = "cifar10-sample",
         path: str = "",
         epochs: int = 4,
@@ -43,6 +45,7 @@ class Proxy:
         ):
             if value < least:
                 raise ValueError(f"evaluator.{name} is {value}; it must be at least {least}")
+        self.network = FAMILIES[family].network
         self.dataset, self.path = dataset, path
         self.epochs, self.images, self.final_epochs = epochs, images, final_epochs
         self.arrays: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
@@ -90,14 +93,15 @@ class Proxy:
             activation_bits=tuple(p.activations for p in bits),
             augment=augment,
         )
-        images, labels = self.part(part, choices["cell.resolution"])
-        return self.trainer.fit(cell.network(choices), images, labels, recipe, seed=seed)
+        network = self.network(choices)
+        images, labels = self.part(part, network.image[0])
+        return self.trainer.fit(network, images, labels, recipe, seed=seed)
 
     def evaluate(self, choices: Choices, *, seed: int) -> Metrics:
         """Validation accuracy and loss of a short training, with its curve and what it took."""
         before = time.process_time()
         trained = self._fit(choices, seed, "proxy", self.epochs, augment=False)
-        accuracy, loss = trained.score(*self.part("validation", choices["cell.resolution"]))
+        accuracy, loss = trained.score(*self.part("validation", self.network(choices).image[0]))
         return {
             "accuracy": accuracy,
             "loss": loss,
@@ -114,7 +118,7 @@ class Proxy:
     def finalize(self, choices: Choices, *, seed: int, weights: Path) -> Metrics:
         """Train longer on all training images, score on test images, write the weights."""
         trained = self._fit(choices, seed, "train", self.final_epochs, augment=True)
-        resolution = choices["cell.resolution"]
+        resolution = self.network(choices).image[0]
         accuracy, loss = trained.score(*self.part("validation", resolution))
         test_accuracy, test_loss = trained.score(*self.part("test", resolution))
         write_tensors(
