@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from nas import controllers, evaluators, reward
+from nas.outlook import Priced, Tabled
 from nas.pricing import price_designs
 from nas.run_dir import RunError
 from nas.table import look_up, options
-from nas.trial import HARDWARE_METRICS, STEP_METRICS, Metrics
+from nas.trial import HARDWARE_METRICS, STEP_METRICS, TRAINING_METRICS, Metrics
 from search_spaces import FAMILIES, Space, hardware, joint
 from search_spaces.space import Choices, nearest
 
@@ -47,7 +48,7 @@ TABLES = {
     "reward": reward.REWARDS,
 }
 TABLE = "table"  # the network family, and the evaluator, of measured designs
-HANDED_OVER = ("seed", "n_objectives", "family")  # by the run, never configured
+HANDED_OVER = (*controllers.HANDED_OVER, "family")  # by the run, never configured
 
 
 class ConfigError(ValueError):
@@ -241,7 +242,23 @@ def make_controller(config: dict):
         make_space(config),
         seed=config["seed"],
         n_objectives=make_reward(config).n_objectives,
+        outlook=make_outlook(config),
         **_options(config, "controller"),
+    )
+
+
+def make_outlook(config: dict) -> Priced | Tabled | None:
+    """What is known without training; nothing to tell apart where the reward is of costs alone."""
+    space, reward, constraints = make_space(config), make_reward(config), make_constraints(config)
+    if is_priced(config):
+        if set(reward.needs).isdisjoint(TRAINING_METRICS):
+            return None
+        return Priced(config["space"]["network"], space, reward, constraints)
+    table = make_evaluator(config)
+    return (
+        None
+        if table.costs.keys() >= set(reward.needs)
+        else Tabled(table, space, reward, constraints)
     )
 
 

@@ -27,7 +27,8 @@ class Reward(Protocol):
     """Trials -> objectives.
 
     names: the objective columns. goals: the metrics that they are made of, those to minimize with
-    a minus; the front that is shown is over them. needs: those metrics.
+    a minus; the front that is shown is over them. needs: those metrics, without signs; `of` takes
+    them as arrays [..., needs], finite, and gives [..., n_objectives].
     """
 
     names: tuple[str, ...]
@@ -37,11 +38,13 @@ class Reward(Protocol):
     @property
     def n_objectives(self) -> int: ...
 
+    def of(self, metrics: np.ndarray) -> np.ndarray: ...
+
     def __call__(self, trials: Sequence[Trial]) -> np.ndarray: ...
 
 
-class Goals:
-    """What every reward has: `needs`, its goals without their signs."""
+class OfMetrics:
+    """What all rewards here share: trials are judged by their metrics, their goals unsigned."""
 
     goals: tuple[str, ...]
 
@@ -49,8 +52,12 @@ class Goals:
     def needs(self) -> tuple[str, ...]:
         return tuple(goal.removeprefix("-") for goal in self.goals)
 
+    def __call__(self, trials: Sequence[Trial]) -> np.ndarray:
+        """Objectives [n, m]."""
+        return _finite(self.of(columns(trials, self.needs)))
 
-class MnasNet(Goals):
+
+class MnasNet(OfMetrics):
     """Accuracy times (metric / target)^w for every target (Tan et al., 1807.11626, equation 2).
 
     w is `alpha` within the target and `beta` beyond it. Equal, as here, they bend the reward softly
@@ -78,16 +85,14 @@ class MnasNet(Goals):
         self.alpha, self.beta = alpha, beta
         self.goals = ("accuracy", *(f"-{metric}" for metric in self.targets))
 
-    def __call__(self, trials: Sequence[Trial]) -> np.ndarray:
-        """Objectives [n, 1]."""
-        accuracy, *costs = columns(trials, self.needs).T
-        ratios = np.array(costs) / np.array(list(self.targets.values()))[:, None]  # [targets, n]
+    def of(self, metrics: np.ndarray) -> np.ndarray:
+        ratios = metrics[..., 1:] / np.array(list(self.targets.values()))
         with np.errstate(divide="ignore", invalid="ignore"):
             factors = ratios ** np.where(ratios <= 1, self.alpha, self.beta)
-            return _finite((accuracy * factors.prod(axis=0))[:, None])
+            return metrics[..., :1] * factors.prod(axis=-1, keepdims=True)
 
 
-class TuNAS(Goals):
+class TuNAS(OfMetrics):
     """Accuracy plus beta |metric / target - 1| for every target (Bender et al., 2008.06120).
 
     The absolute reward: a candidate below its target is as far off as one above it.
@@ -103,14 +108,12 @@ class TuNAS(Goals):
         self.beta = beta
         self.goals = ("accuracy", *(f"-{metric}" for metric in self.targets))
 
-    def __call__(self, trials: Sequence[Trial]) -> np.ndarray:
-        """Objectives [n, 1]."""
-        accuracy, *costs = columns(trials, self.needs).T
-        ratios = np.array(costs) / np.array(list(self.targets.values()))[:, None]  # [targets, n]
-        return _finite((accuracy + self.beta * np.abs(ratios - 1).sum(axis=0))[:, None])
+    def of(self, metrics: np.ndarray) -> np.ndarray:
+        ratios = metrics[..., 1:] / np.array(list(self.targets.values()))
+        return metrics[..., :1] + self.beta * np.abs(ratios - 1).sum(axis=-1, keepdims=True)
 
 
-class Weighted(Goals):
+class Weighted(OfMetrics):
     """A weighted sum inside thresholds, else a punishment (Jiang et al., 2002.05022).
 
     weights: a threshold -> the weight of its metric, as {"accuracy >= 0.5": 2, "latency_s <= 1e-3":
@@ -148,18 +151,17 @@ class Weighted(Goals):
         senses = {c.metric: c.sense for c in reversed(self.thresholds)}
         self.goals = tuple(f"{'-' if s == '<=' else ''}{metric}" for metric, s in senses.items())
 
-    def __call__(self, trials: Sequence[Trial]) -> np.ndarray:
-        """Objectives [n, 1]."""
+    def of(self, metrics: np.ndarray) -> np.ndarray:
         bounds = np.array([c.bound for c in self.thresholds])
         bests = np.array([1.0 if c.sense == ">=" else 0.0 for c in self.thresholds])
-        metrics = columns(trials, [c.metric for c in self.thresholds])
-        gains = (metrics - bounds) / (bests - bounds)  # [n, thresholds]
+        metrics = metrics[..., [self.needs.index(c.metric) for c in self.thresholds]]
+        gains = (metrics - bounds) / (bests - bounds)  # [..., thresholds]
         inside = gains @ (self.weights / self.weights.sum())
-        outside = np.minimum(gains, 0).sum(axis=1)
-        return _finite(np.where(outside < 0, outside, inside)[:, None])
+        outside = np.minimum(gains, 0).sum(axis=-1)
+        return np.where(outside < 0, outside, inside)[..., None]
 
 
-class Pareto(Goals):
+class Pareto(OfMetrics):
     """Several objectives side by side: names of metrics, with a minus for those to minimize."""
 
     def __init__(self, *, objectives: Sequence[str] = ("accuracy", "-latency_s", "-energy_j")):
@@ -175,9 +177,8 @@ class Pareto(Goals):
     def n_objectives(self) -> int:
         return len(self.names)
 
-    def __call__(self, trials: Sequence[Trial]) -> np.ndarray:
-        """Objectives [n, m], a column for each name."""
-        return columns(trials, self.needs) * self.signs
+    def of(self, metrics: np.ndarray) -> np.ndarray:
+        return metrics * self.signs
 
 
 REWARDS: dict[str, type] = {

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from nas.controllers import CONTROLLERS, evolution, make, policy
+from nas.controllers import CONTROLLERS, make, policy, shared
 from nas.controllers.shared import Seen
 from nas.pareto import hypervolume
 from nas.trial import Proposal, Status, Trial
@@ -216,20 +216,20 @@ def test_mutation_changes_one_decision_and_what_hangs_on_it():
     rng = np.random.default_rng(0)
     n_changed = []
     for parent in SPACE.sample(500, rng):
-        child = evolution.mutate(parent, SPACE, rng)
+        child = shared.mutate(parent, SPACE, rng)[0]
         assert (SPACE.validate(child)[0] == child).all()
         kept = SPACE.active(parent)[0] & SPACE.active(child)[0]
         n_changed.append((parent != child)[kept].sum())
     share = np.bincount(n_changed) / len(n_changed)
     assert share[0] < 0.05  # only where a second change switched the first one off
     # how often one decision moves is geometric
-    assert share[1] == pytest.approx(1 - evolution.ANOTHER_CHANGE, abs=0.07)
+    assert share[1] == pytest.approx(1 - shared.ANOTHER_CHANGE, abs=0.07)
 
 
 def test_decisions_switched_on_are_uniform():
     rng = np.random.default_rng(0)
     parent = np.zeros(len(SPACE), np.int64)
-    children = np.array([evolution.mutate(parent, SPACE, rng) for _ in range(6000)])
+    children = np.array([shared.mutate(parent, SPACE, rng)[0] for _ in range(6000)])
     switched_on = children[children[:, 0] == 2]  # depth 3: op.2 is new, kernel.2 may be
     counts = np.bincount(switched_on[:, 3], minlength=4)
     assert len(switched_on) > 200
@@ -238,18 +238,24 @@ def test_decisions_switched_on_are_uniform():
 
 def test_ordered_values_move_to_a_neighbour_half_of_the_time():
     rng = np.random.default_rng(0)
-    moves = np.bincount([evolution.move(2, 5, True, rng) for _ in range(8000)], minlength=5) / 8000
+
+    def shares(index, size, ordered):
+        n = 8000
+        moved = shared.move(np.full(n, index), np.full(n, size), np.full(n, ordered), rng)
+        return np.bincount(moved, minlength=size) / n
+
     # a neighbour with 1/2, or any of the four others with 1/2
-    assert moves == pytest.approx([1 / 8, 3 / 8, 0, 3 / 8, 1 / 8], abs=0.02)
-    assert {evolution.move(0, 2, True, rng) for _ in range(20)} == {1}
-    names = np.bincount([evolution.move(2, 5, False, rng) for _ in range(8000)], minlength=5) / 8000
-    assert names == pytest.approx([1 / 4, 1 / 4, 0, 1 / 4, 1 / 4], abs=0.02)
+    assert shares(2, 5, True) == pytest.approx([1 / 8, 3 / 8, 0, 3 / 8, 1 / 8], abs=0.02)
+    assert shares(0, 5, True) == pytest.approx([0, 5 / 8, 1 / 8, 1 / 8, 1 / 8], abs=0.02)
+    assert shares(4, 5, True) == pytest.approx([1 / 8, 1 / 8, 1 / 8, 5 / 8, 0], abs=0.02)
+    assert shares(0, 2, True).tolist() == [0, 1]
+    assert shares(2, 5, False) == pytest.approx([1 / 4, 1 / 4, 0, 1 / 4, 1 / 4], abs=0.02)
 
 
 def test_order_is_by_rank_then_room():
     points = np.array([[0, 0], [0, 4], [1, 3], [3.9, 0.1], [4, 0]])
-    assert evolution.order(points).tolist() == [1, 4, 2, 3, 0]
-    assert evolution.order(np.array([[1.0], [3.0], [2.0]])).tolist() == [1, 2, 0]
+    assert shared.order(points).tolist() == [1, 4, 2, 3, 0]
+    assert shared.order(np.array([[1.0], [3.0], [2.0]])).tolist() == [1, 2, 0]
 
 
 def test_a_population_ages_and_failures_do_not_enter():

@@ -153,17 +153,18 @@ class Table:
         return self.evaluate(choices, seed=seed, fidelity=-1)
 
     def columns(
-        self, space: Space, encodings: np.ndarray, fidelity: int = 0
+        self, space: Space, encodings: np.ndarray, fidelity: int | None = 0
     ) -> dict[str, np.ndarray]:
-        """Metric -> values [n] of encodings [n, d] of a space, the table's or a narrower one."""
+        """Metric -> values [n] of encodings [n, d] of a space, the table's or a narrower one; the
+        costs alone for a fidelity of None."""
         own = [
             np.array([d.index(v) for v in space.decisions[space.column[d.name]].values])
             for d in self.space.decisions
         ]
         at = [space.column[name] for name in self.space.names]
         rows = self.rows[tuple(of[encodings[:, i]] for of, i in zip(own, at, strict=True))]
-        known = {**self.costs, **self.fidelities[fidelity]}
-        return {name: column[rows] for name, column in known.items()}
+        measured = {} if fidelity is None else self.fidelities[fidelity]
+        return {name: column[rows] for name, column in {**self.costs, **measured}.items()}
 
 
 class Indexed(NamedTuple):
