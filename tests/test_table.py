@@ -261,8 +261,9 @@ def test_a_search_from_beginning_to_report(tmp_path, path, capsys):
     _, out, _ = command(capsys, "status", tmp_path / "r")
     assert "20 of 20 trials" in out and "2 of 2 final trainings" in out and "done" in out
     page = run.dir.report.read_text()
-    for absent in ("nan", "accelerators", "bits w/a", "mm²", "None"):
-        assert absent not in page.split("<article>")[1].split("<script>")[0].replace("nas ", "")
+    shown = page.split("<article>")[1].split("<script>")[0]
+    for absent in (">nan", ">None", "accelerators", "bits w/a", "mm²"):
+        assert absent not in shown
     assert "looked up" in page
     status, out, err = command(capsys, "report", tmp_path / "r", "--html", tmp_path / "p.html")
     assert status == 0 and (tmp_path / "p.html").exists()
@@ -298,6 +299,32 @@ def test_constraints_on_known_costs_save_look_ups(tmp_path, path):
     infeasible = [t for t in run.trials() if t.status == "infeasible"]
     assert infeasible and all("accuracy" not in t.metrics for t in infeasible)
     assert (run.leaderboard()["latency_ms_phone"] <= 2).all()
+
+
+def test_known_costs_are_known_to_the_controller(tmp_path, path):
+    table = settings(path, constraints=["latency_ms_phone <= 4"], controller={"name": "surrogate"})
+    whole = config.complete(table)
+    outlook, space = config.make_outlook(whole), config.make_space(whole)
+    designs, known = outlook.variants(space.enumerate())
+    assert designs.shape == (27, 1, 3) and known.shape == (27, 1, 2)
+    latencies = Table(path=str(path), **OPTIONS).columns(space, designs[:, 0])["latency_ms_phone"]
+    allowed = latencies <= 4
+    assert known[allowed, 0, 0].tolist() == latencies[allowed].tolist()
+    assert np.isnan(known[~allowed]).all() and 0 < allowed.sum() < 27
+    objectives = outlook.objectives(np.full((1, 1), 0.5), known[allowed])
+    assert (objectives[:, 0, 0] == 0.5).all()
+    assert (objectives[:, 0, 1] == -latencies[allowed]).all()
+    run = nas.search(
+        toml(tmp_path, table), run_dir=tmp_path / "r", trials=int(allowed.sum()), progress=False
+    )
+    statuses = {t.status for t in run.trials() if t.repeats is None}
+    assert "infeasible" not in statuses, "none is proposed that is known to break a constraint"
+
+
+def test_a_reward_of_costs_alone_leaves_nothing_to_learn(path):
+    objectives = ["-latency_ms_phone"]
+    whole = config.complete(settings(path, reward={"name": "pareto", "objectives": objectives}))
+    assert config.make_outlook(whole) is None
 
 
 MISTAKES = [
@@ -344,7 +371,7 @@ def test_hardware_constraints_that_nothing_satisfies(constraint, message):
 def test_nas_bench_201_in_seconds(tmp_path):
     begun = time.process_time()
     run = nas.search("nasbench201", data=SHARED, run_dir=tmp_path / "r", trials=1000, seed=1,
-                     progress=False)  # fmt: skip
+                     controller={"name": "evolution"}, progress=False)  # fmt: skip
     assert time.process_time() - begun < 20
     board = run.leaderboard()
     assert run.space.n_designs == 5**6 == 15_625
