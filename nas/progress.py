@@ -65,7 +65,8 @@ class Progress:
             log.info("trial %d: %s", trial.id, ", ".join(figures))
             points = np.concatenate([self.front, self.objectives([trial])])
             self.front = points[pareto.front(points)]
-        best = abs(self.front[:, 0].max()) if len(self.front) else None  # of the first goal
+        sign, firsts = self.objectives.signs[0], self.front[:, 0]
+        best = sign * firsts.max() if len(firsts) else None  # of the first goal
         self.bar.set_postfix(
             {
                 "best": words.ascii(words.value(self.metrics[0], best)),

@@ -15,7 +15,7 @@ from nas.trial import Status, Trial, trial_seed
 from search_spaces import Space
 
 MAX_FRUITLESS = 1000  # proposals in a row of which none could be trained
-MAX_FAILURES = 10  # trainings in a row that failed
+MAX_FAILURES = 10  # trainings that failed before any ended well; later ones stop nothing
 
 
 class SearchError(RuntimeError):
@@ -65,15 +65,16 @@ class Search:
 
     def run(self) -> None:
         """Until `n_trials` are trained and told. Raises SearchError where that cannot be."""
-        failures = 0
+        n_complete, failures = self.store.count("status = 'complete'"), 0
         while True:
             self.ask()
             if not self.open:
                 return
             trial = self.settle(self.open[0])
             self.tell(self.open.popleft())
-            failures = failures + 1 if trial.status is Status.FAILED else 0
-            if failures == MAX_FAILURES:
+            n_complete += trial.status is Status.COMPLETE
+            failures += trial.status is Status.FAILED
+            if failures == MAX_FAILURES and not n_complete:
                 raise SearchError(
                     f"{failures} trials in a row failed, the last with: {trial.error}"
                 )

@@ -183,6 +183,13 @@ def test_trials_that_all_fail_end_the_run_with_the_reason(tmp_path):
         run.run()
 
 
+def test_once_one_has_ended_well_failures_stop_nothing(tmp_path):
+    with search(tmp_path / "s", Answers(fail=lambda task: task["id"] > 5)) as run:
+        run.run()
+    statuses = [row[4] for row in history(tmp_path / "s")]
+    assert statuses.count(Status.FAILED) > 20 and Status.COMPLETE in statuses
+
+
 def test_constraints_that_nothing_satisfies_end_the_run_with_the_reason(tmp_path):
     with (
         search(tmp_path / "s", Answers(), constraints=["area_mm2 <= 0.001"]) as run,

@@ -264,7 +264,9 @@ def test_a_search_from_beginning_to_report(tmp_path, path, capsys):
     shown = page.split("<article>")[1].split("<script>")[0]
     for absent in (">nan", ">None", "accelerators", "bits w/a", "mm²"):
         assert absent not in shown
-    assert "looked up" in page
+    assert "looked up" in page and "nas export" not in page
+    status, _, err = command(capsys, "export", tmp_path / "r", "--best", "--to", "x.keras")
+    assert status == 2 and "there is none to export" in err
     status, out, err = command(capsys, "report", tmp_path / "r", "--html", tmp_path / "p.html")
     assert status == 0 and (tmp_path / "p.html").exists()
 

@@ -59,7 +59,7 @@ def metric_chart(found: Findings) -> Html:
     goal = found.run.front.goals[0]
     ids, name = [trial.id for trial in found.trained], words.label(goal)
     better = np.fmin if goal.startswith("-") else np.fmax
-    values = np.abs(found.run.front(found.trained)[:, 0])
+    values = (found.run.front(found.trained) * found.run.front.signs)[:, 0]
     kind = "Validation accuracy" if found.run.sweep and name == "accuracy" else name.capitalize()
     caption = f"{kind} of each trial, and the best so far."
     form = ".0%" if words.is_share(goal.removeprefix("-")) else "~g"
