@@ -74,7 +74,7 @@ class Prospects:
         predictions = [model.predict(pool.features) for model in models]
         self.mean = np.stack([mean for mean, _, _ in predictions], axis=1)
         self.variance = np.stack([variance for _, variance, _ in predictions], axis=1)
-        self.roots = [roots for _, _, roots in predictions]
+        self.kernels = [kernel for _, _, kernel in predictions]
         expected = outlook.objectives(self.mean[:, None], pool.known).reshape(-1, front.shape[1])
         points = np.concatenate([front, expected[~np.isnan(expected).any(axis=1)]])
         self.scalarize = Scalarization(points.min(axis=0), points.max(axis=0), rng)
@@ -116,8 +116,8 @@ class Prospects:
     def believe(self, row: int) -> None:
         """Go on as if `row` had been measured at its mean."""
         self.reached = np.maximum(self.reached, self.values(np.array([row]), 0.0)[0].max(axis=0))
-        for j, (model, roots) in enumerate(zip(self.models, self.roots, strict=True)):
-            covariance = model.covariance(self.pool.features, roots, row)
+        for j, (model, kernel) in enumerate(zip(self.models, self.kernels, strict=True)):
+            covariance = model.covariance(self.pool.features, kernel, row)
             taken = covariance / np.sqrt(covariance[row] + model.noise_variance)
             self.variance[:, j] = np.maximum(self.variance[:, j] - taken**2, 0)
 

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.optimize import minimize
 
-MAX_POINTS = 320  # of the kernel matrix; sets the time of a prediction
+MAX_POINTS = 256  # of the kernel matrix; sets the time of a prediction
 MAX_FITTED = 128  # observations that the hyperparameters are fitted to
 JITTER = 1e-6
 NOISE = 0.05  # prior median of the noise's share of the variance
@@ -69,33 +69,36 @@ class GaussianProcess:
         z = (y - self.mean) / self.deviation
         x = x * self.scale
         self.points = x[inducing]
-        k_mm = np.exp(-squared_distances(self.points, self.points))
-        self.outer = cholesky(k_mm + JITTER * np.eye(len(k_mm)), lower=True)
-        a = solve_triangular(self.outer, np.exp(-squared_distances(self.points, x)), lower=True)
-        b = np.eye(len(k_mm)) + a @ a.T / self.noise
-        self.inner = cholesky(b, lower=True)
-        self.weights = solve_triangular(self.inner, a @ z / self.noise, lower=True)
+        outer = cholesky(kernel(self.points, self.points) + JITTER * np.eye(len(inducing)))
+        a = solve_triangular(outer, kernel(self.points, x), trans="T")
+        inner = cholesky(np.eye(len(inducing)) + a @ a.T / self.noise)
+        c = solve_triangular(inner, a @ z / self.noise, trans="T")
         # the profiled variance of the signal: z^T K^-1 z / n, by Woodbury's identity
-        signal = (z @ z / self.noise - self.weights @ self.weights) / len(z)
-        self.variance = max(float(signal), 1e-6) * self.deviation**2  # of the function
+        signal = max(float((z @ z / self.noise - c @ c) / len(z)), 1e-6)
+        self.variance = signal * self.deviation**2  # of the function
         self.noise_variance = self.variance * self.noise
+        root = solve_triangular(outer, np.eye(len(inducing)), trans="T")
+        self.weights = root.T @ solve_triangular(inner, c) * self.deviation
+        self.known = root.T @ (root - cho_solve((inner, False), root))
 
-    def predict(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple]:
-        """(mean [n], variance [n], roots) of the noiseless function at x [n, f].
+    def predict(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(mean [n], variance [n]) of the noiseless function at x [n, f], and the kernel
+        [points, n], for `covariance`."""
+        k = self._kernel(self.points, x)
+        left = 1 - np.einsum("ij,ij->j", k, self.known.astype(np.float32) @ k)
+        variance = self.variance * np.maximum(left, JITTER, dtype=float)
+        return self.mean + self.weights @ k, variance, k
 
-        The roots, two arrays [points, n], are for `covariance`.
-        """
-        k = np.exp(-squared_distances(self.points, x * self.scale))
-        outer = solve_triangular(self.outer, k, lower=True, check_finite=False)
-        inner = solve_triangular(self.inner, outer, lower=True, check_finite=False)
-        left = 1 - (outer**2).sum(axis=0) + (inner**2).sum(axis=0)
-        mean = self.mean + self.deviation * (self.weights @ inner)
-        return mean, self.variance * np.maximum(left, JITTER), (outer, inner)
+    def covariance(self, x: np.ndarray, k: np.ndarray, row: int) -> np.ndarray:
+        """Of one row of x [n, f], whose kernel is `k`, with every row: float [n]."""
+        prior = self._kernel(x[row : row + 1] * self.scale, x)[0]
+        return self.variance * (prior - k[:, row] @ self.known @ k)
 
-    def covariance(self, x: np.ndarray, roots: tuple, at: int) -> np.ndarray:
-        """Of row `at` of x [n, f] with every row: float [n]."""
-        k = np.exp(-squared_distances(x[at : at + 1] * self.scale, x * self.scale))[0]
-        return self.variance * (k - roots[0][:, at] @ roots[0] + roots[1][:, at] @ roots[1])
+    def _kernel(self, points: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """Of scaled points with x as it comes, in single precision: float32 [points, n]."""
+        return kernel(
+            points.astype(np.float32), x.astype(np.float32) * self.scale.astype(np.float32)
+        )
 
 
 def negative_log_likelihood(
@@ -107,14 +110,14 @@ def negative_log_likelihood(
     """
     n = len(y)
     weights, noise = np.exp(params[:-1]), np.exp(params[-1])
-    kernel = np.exp(-weights @ distances).reshape(n, n)
-    lower = cholesky(kernel + (noise + JITTER) * np.eye(n), lower=True, check_finite=False)
+    k = np.exp(-weights @ distances).reshape(n, n)
+    lower = cholesky(k + (noise + JITTER) * np.eye(n), lower=True, check_finite=False)
     inverse = cho_solve((lower, True), np.eye(n), check_finite=False)
     alpha = inverse @ y
     signal = max(y @ alpha / n, 1e-12)
     value = 0.5 * n * np.log(signal) + np.log(np.diag(lower)).sum()
     slope = inverse - np.outer(alpha, alpha) / signal  # twice the derivative to the kernel
-    by_weights = -0.5 * weights * (distances @ (slope * kernel).ravel())
+    by_weights = -0.5 * weights * (distances @ (slope * k).ravel())
     by_noise = 0.5 * noise * np.trace(slope)
     return value, np.append(by_weights, by_noise)
 
@@ -123,7 +126,16 @@ def standardized(y: np.ndarray) -> np.ndarray:
     return (y - y.mean()) / (y.std() or 1.0)
 
 
+def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Between scaled rows of [n, f] and [m, f]: float [n, m]."""
+    distances = squared_distances(x, y)
+    return np.exp(np.negative(distances, out=distances), out=distances)
+
+
 def squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Between rows of [n, f] and [m, f]: float [n, m]."""
-    squares = (x**2).sum(axis=1)[:, None] + (y**2).sum(axis=1) - 2 * x @ y.T
-    return np.maximum(squares, 0)
+    products = x @ y.T
+    products *= -2
+    products += (x**2).sum(axis=1)[:, None]
+    products += (y**2).sum(axis=1)
+    return np.maximum(products, 0, out=products)

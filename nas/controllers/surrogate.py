@@ -49,7 +49,7 @@ class Surrogate:
         n_objectives: int = 1,
         outlook: Outlook | None = None,
         start: int = 10,
-        candidates: int = 800,
+        candidates: int = 600,
     ):
         for name, value, least in (("start", start, 2), ("candidates", candidates, 16)):
             if value < least:
@@ -157,12 +157,15 @@ class Surrogate:
                 block = (column >= np.arange(1, size)) / np.sqrt(size - 1)
             else:
                 block = (column == np.arange(size)) / np.sqrt(2)
-            blocks.append(np.hstack([np.where(on, block, 0), ~on / np.sqrt(2)]))
+            if self.space.conditions[i]:
+                block = np.hstack([np.where(on, block, 0), ~on / np.sqrt(2)])
+            blocks.append(block)
         return blocks + self.outlook.features(encodings)
 
     def _pool(self, encodings: np.ndarray) -> Pool:
         variants, known = self.outlook.variants(encodings)
-        return Pool(encodings, np.hstack(self._blocks(encodings)), variants, known)
+        features = np.hstack(self._blocks(encodings)).astype(np.float32)
+        return Pool(encodings, features, variants, known)
 
     def _random(self) -> np.ndarray:
         """A random design, new and not ruled out where one can be found: int64 [d]."""
@@ -220,14 +223,15 @@ class Surrogate:
         for row in believed:
             prospects.believe(row)
         rows = []
-        for _ in range(n):
+        for i in range(n):
             left = self._open(pool)
             if not len(left):
                 rows.append(self._random())
                 continue
             best = prospects.best(left)
             rows.append(self._propose(prospects.best_variant(best)))
-            prospects.believe(best)
+            if i < n - 1:
+                prospects.believe(best)
         return rows
 
     def _prospects(self, pool: Pool) -> Prospects:
