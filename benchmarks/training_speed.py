@@ -1,4 +1,4 @@
-"""How fast candidates train here, against KerasTuner and Optuna, and how near to the machine's peak.
+"""How fast candidates train, against KerasTuner and Optuna, and how near to the machine's peak.
 
     python benchmarks/training_speed.py [--only PART ...] [--rounds 5] [--per-round 20]
 

@@ -15,9 +15,12 @@ import numpy as np
 from nas import data
 from nas.trial import TRAINING_METRICS, Metrics
 from search_spaces import FAMILIES
+from search_spaces.compression import compressions
 from search_spaces.precision import precisions
 from search_spaces.space import Choices
 from search_spaces.training import peak_learning_rate, warmup_share
+
+WHOLE_UNTIL = 0.3  # of the steps, where kernels become factors of low rank
 
 
 class Proxy:
@@ -87,6 +90,7 @@ class Proxy:
         return self.arrays[key]
 
     def _fit(self, choices: Choices, seed: int, part: str, epochs: int, augment: bool):
+        from nas.pruning import Pruning
         from nas.train import Recipe
 
         bits = precisions(choices)
@@ -98,6 +102,9 @@ class Proxy:
             weight_bits=tuple(p.weights for p in bits),
             activation_bits=tuple(p.activations for p in bits),
             augment=augment,
+            compressions=tuple(compressions(choices)),
+            pruning=Pruning(choices.get("prune.method", "none")),
+            whole_until=WHOLE_UNTIL if choices.get("compress.weights") == "low_rank" else 0.0,
         )
         network = self.network(choices)
         images, labels = self.part(part, network.image[0])
