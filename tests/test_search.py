@@ -51,13 +51,15 @@ class Answers:
 def search(path, executor, *, controller="evolution", n_trials=30, constraints=(), space=SPACE,
            in_flight=4, seed=3, objective="mnasnet", watch=lambda trial: None):  # fmt: skip
     store = Store(path, create=True)
-    judge = reward.make(objective)
+    judge, limits = reward.make(objective), [reward.Constraint.parse(c) for c in constraints]
+    named = {*judge.needs, *(limit.metric for limit in limits)}
     yield Search(
-        price=partial(price_designs, "cell"), space=space, store=store, executor=executor,
+        price=partial(price_designs, "cell", named=named), space=space, store=store,
+        executor=executor,
         reward=judge,
         controller=controllers.make(controller, space, seed=seed,
                                     n_objectives=judge.n_objectives),
-        constraints=[reward.Constraint.parse(c) for c in constraints],
+        constraints=limits,
         n_trials=n_trials, in_flight=in_flight, seed=seed, out_of_time=lambda: False, watch=watch,
     )  # fmt: skip
     store.close()
@@ -79,8 +81,8 @@ CONSTRAINTS = ["area_mm2 <= 8"]
 @pytest.mark.parametrize("objective", ["mnasnet", "pareto"])
 @pytest.mark.parametrize("controller", controllers.CONTROLLERS)
 def test_a_run_ended_anywhere_resumes_to_the_same_trials(tmp_path, controller, objective):
-    if controller == "policy_gradient" and objective == "pareto":
-        pytest.skip("the policy gradient climbs one number")
+    if controller in ("policy_gradient", "tunas") and objective == "pareto":
+        pytest.skip(f"{controller} climbs one number")
     options = {"controller": controller, "objective": objective, "constraints": CONSTRAINTS}
     whole = tmp_path / "whole.sqlite"
     with search(whole, Answers(), **options) as run:
