@@ -115,7 +115,7 @@ def search(
     if data:
         configuration.override(table, "evaluator", {"path": str(Path(data).resolve())})
     config = configuration.complete(table)
-    configuration.make_evaluator(config).check()
+    configuration.make_evaluator(config).check(configuration.make_space(config))
     run_dir = RunDir(run_dir or new_run_dir(config["preset"]))
     run_dir.check_new()
     run_dir.path.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ def resume(path: str | Path, *, progress: bool = True, **overrides: Any) -> Run:
     run = Run(path)
     table = {**run.config, **overrides}
     config = configuration.complete(table)
-    configuration.make_evaluator(config).check()
+    configuration.make_evaluator(config).check(configuration.make_space(config))
     with run.dir.locked():
         then, now = run.table.get("versions", {}), versions()
         for name in sorted(then.keys() | now.keys()):
@@ -210,7 +210,9 @@ def _go_on(run: Run, *, progress: bool) -> Run:
         contextlib.closing(store),
         _logging(run.dir.log),
         _interruptible(),
-        LocalExecutor(config["workers"], evaluator["name"], options, run.dir.log) as executor,
+        LocalExecutor(
+            config["workers"], evaluator["name"], options, run.dir.log, run.dir.checkpoints
+        ) as executor,
         Progress(config["trials"], run, shown=progress) as watch,
     ):
         log.info("searching in %s: %s", run.dir.path, run.space)

@@ -8,12 +8,16 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from nas import techniques
 from nas.layout import Layout
 from nas.program import Program, Switches, peak_rate
+from nas.pruning import UNPRUNED, Pruning
 from nas.scoring import SCORE_BATCH, accuracy_and_loss, class_scores, statistics
+from search_spaces.compression import Compression
 from search_spaces.network import Network
 from search_spaces.quantizers import FULL_BITS
 from search_spaces.training import MAX_MICRO_BATCH
@@ -30,7 +34,10 @@ class Recipe:
     learning_rate: the highest of the schedule, which rises over `warmup` (a share of all steps).
     quantizer, precision, optimizer: as `program.Switches`. augment: random flips and shifts of an
     eighth of the image. micro_batch: the most images that a gradient is taken of at once; larger
-    batches are summed up.
+    batches are summed up. compressions: one a bit-width group: which share of filters or weights is
+    kept, and how many entries a codebook has; pruning: how what is left out is found. whole_until:
+    the share of the steps over which kernels of low rank are trained whole, before they are
+    factored.
     """
 
     batch: int
@@ -45,6 +52,9 @@ class Recipe:
     optimizer: str = "momentum"
     schedule: str = "triangle"
     micro_batch: int = MAX_MICRO_BATCH
+    compressions: tuple[Compression, ...] = ()
+    pruning: Pruning = UNPRUNED
+    whole_until: float = 0.0
 
     @property
     def full(self) -> bool:
@@ -58,6 +68,8 @@ class Recipe:
             precision=self.precision,
             optimizer=self.optimizer,
             accumulated=self.batch > self.micro_batch or self.precision == "float16",
+            masked=any(each.prunes for each in self.compressions),
+            tied=any(each.index_bits for each in self.compressions),
         )
 
 
@@ -164,8 +176,8 @@ class Trainer:
     ) -> Trained:
         """Train from fresh weights. images: float [n, h, w, c], normalized; labels: int32 [n].
 
-        Raises ValueError where the batch is larger than the data, FloatingPointError where the
-        loss stops being a number.
+        Raises ValueError where the batch is larger than the data or the network cannot be
+        compressed as asked, FloatingPointError where the loss stops being a number.
         """
         n, batch = len(labels), recipe.batch
         if batch > n:
@@ -173,23 +185,27 @@ class Trainer:
                 f"batch {batch} is larger than the {n} training images; choose a smaller "
                 "train.batch or more images"
             )
+        techniques.check(network, recipe)
         start = time.perf_counter()
-        program = self.program(network, recipe.switches)
-        program.start(first_values(network, recipe, images[:CLIP_IMAGES], seed))
+        first = techniques.first_network(network, recipe)
+        stepper = Stepper(self.program(first, recipe.switches), recipe)
+        stepper.program.start(first_values(first, recipe, images[:CLIP_IMAGES], seed))
         rng = np.random.default_rng([seed, 1])
         n_steps = n // batch
         rates = schedule(
             n_steps * recipe.epochs, recipe.learning_rate, recipe.warmup, recipe.schedule
         ).reshape(recipe.epochs, n_steps)
-        stepper = Stepper(program, recipe)
+        make = partial(self.program, network, recipe.switches)
+        between = techniques.begin(network, recipe, stepper, make, rates.size, seed)
         curve, begun = [], time.perf_counter()
         for epoch in range(recipe.epochs):
             x = augmented(images, rng) if recipe.augment else images
             order = rng.permutation(n)[: n_steps * batch].reshape(n_steps, batch)
-            seen = [
-                stepper.step(x, labels, rows, rate)
-                for rows, rate in zip(order, rates[epoch], strict=True)
-            ]
+            seen = []
+            for i, (rows, rate) in enumerate(zip(order, rates[epoch], strict=True)):
+                seen.append(stepper.step(x, labels, rows, rate))
+                for technique in between:
+                    technique(epoch * n_steps + i + 1, rate, x, labels, rows)
             loss, accuracy = np.mean(seen, axis=0)
             if not np.isfinite(loss):
                 raise FloatingPointError(
@@ -205,8 +221,8 @@ class Trainer:
                 }
             )
         flops = network.training_flops * rates.size * batch / (time.perf_counter() - begun)
-        values = program.get_values()
-        weights = program.layout.weights(values, recipe.weight_bits)
+        values = stepper.program.get_values()
+        weights = Layout(network).weights(values, recipe.weight_bits)
         rows = np.resize(rng.permutation(n), STATISTICS_IMAGES)
         means, variances, _ = statistics(network, weights, recipe.activation_bits, images[rows])
         seconds = time.perf_counter() - start
@@ -257,3 +273,8 @@ class Stepper:
             self.program.drop_gradient()
             self.scale, self.n_finite = self.scale / 2, 0
         return loss.sum(), right.sum()
+
+    def kernel_gradient(self, images, labels, rows) -> np.ndarray:
+        """`Program.kernel_gradient` over the images of `rows`, as many as one micro-batch holds."""
+        rows = rows[: self.recipe.micro_batch]
+        return self.program.kernel_gradient(images[rows], labels[rows], *self.bits)

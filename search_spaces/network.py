@@ -121,8 +121,9 @@ class Network:
         and four backward, but for the gradient of the image, which nobody needs."""
         total = 0
         for step, inputs in zip(self.steps, self.inputs, strict=True):
-            rows = Layers.from_rows(step.op.cost(step.name, inputs, Precision(8, 8), 1))
-            total += 2 * int(rows.macs[0]) * (3 - (IMAGE in step.inputs))
+            if rows := step.op.cost(step.name, inputs, Precision(8, 8), 1):
+                passes = 2 if IMAGE in step.inputs else 3
+                total += 2 * passes * int(Layers.from_rows(rows).macs[0])
         return total
 
     def layers(

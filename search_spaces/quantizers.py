@@ -80,11 +80,11 @@ def initial_clip(mean_activation, bits):
 
 def integer_weights(kernel: np.ndarray, step: float, bits: int) -> np.ndarray:
     """The integers that an accelerator stores: round(w / step) within [-Qn, Qp], int64; of one
-    bit the signs."""
+    bit the signs, 0 of a weight that is 0: one that is pruned."""
     low, top = weight_levels(bits)
     scaled = kernel.astype(np.float32) / np.float32(abs(step))
     if bits == 1:
-        return np.where(scaled >= 0, 1, -1)
+        return np.sign(scaled).astype(np.int64)
     return np.rint(np.clip(scaled, -low, top)).astype(np.int64)
 
 
@@ -218,7 +218,7 @@ def quantize_weights(flat, steps, bits, owner, sizes):
     step, low, top, binary = tf.unstack(tf.gather(tf.stack(columns), owner, axis=1))
     within = tf.minimum(tf.maximum(flat / step, low), top)
     rounded = (within + tf.stop_gradient(tf.round(within) - within)) * step
-    signs = tf.where(flat >= 0, 1.0, -1.0) * step + (flat - tf.stop_gradient(flat))
+    signs = tf.sign(flat) * step + (flat - tf.stop_gradient(flat))
     return tf.where(binary > 0, signs, rounded)
 
 

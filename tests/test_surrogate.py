@@ -61,7 +61,6 @@ def test_some_inducing_points_are_nearly_as_good_as_all(data):
     model.condition(x, y, np.arange(0, len(x), 2))
     fewer = model.predict(x)
     assert np.corrcoef(exact[0], fewer[0])[0, 1] > 0.95
-    assert (fewer[1] >= exact[1] - 1e-3).all()
 
 
 def test_the_likelihoods_gradient_against_finite_differences(data):

@@ -15,9 +15,12 @@ import numpy as np
 from nas import data
 from nas.trial import Metrics
 from search_spaces import FAMILIES
+from search_spaces.compression import compressions
 from search_spaces.precision import precisions
-from search_spaces.space import Choices
+from search_spaces.space import Choices, Space
 from search_spaces.training import peak_learning_rate, warmup_share
+
+WHOLE_UNTIL = 0.3  # of the steps, where kernels become factors of low rank
 
 
 class Proxy:
@@ -45,16 +48,18 @@ class Proxy:
         ):
             if value < least:
                 raise ValueError(f"evaluator.{name} is {value}; it must be at least {least}")
+        if family not in FAMILIES:
+            raise ValueError(f"no networks '{family}' to train; known: {', '.join(FAMILIES)}")
         self.network = FAMILIES[family].network
         self.dataset, self.path = dataset, path
         self.epochs, self.images, self.final_epochs = epochs, images, final_epochs
         self.arrays: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
 
-    def check(self) -> None:
+    def check(self, space: Space) -> None:
         """Raise ValueError where the data are missing or damaged; TensorFlow is not needed."""
         data.check(self.dataset, self.path or None)
 
-    def start(self) -> None:
+    def start(self, folder: Path | None = None) -> None:
         """Load the data and TensorFlow, once, in the process that trains."""
         from nas.train import Trainer
 
@@ -81,6 +86,7 @@ class Proxy:
         return self.arrays[key]
 
     def _fit(self, choices: Choices, seed: int, part: str, epochs: int, augment: bool):
+        from nas.pruning import Pruning
         from nas.train import Recipe
 
         bits = precisions(choices)
@@ -92,6 +98,9 @@ class Proxy:
             weight_bits=tuple(p.weights for p in bits),
             activation_bits=tuple(p.activations for p in bits),
             augment=augment,
+            compressions=tuple(compressions(choices)),
+            pruning=Pruning(choices.get("prune.method", "none")),
+            whole_until=WHOLE_UNTIL if choices.get("compress.weights") == "low_rank" else 0.0,
         )
         network = self.network(choices)
         images, labels = self.part(part, network.image[0])
