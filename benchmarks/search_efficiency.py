@@ -101,7 +101,7 @@ class Cells(Unknown):
         return np.concatenate([np.broadcast_to(measured, shape), -known], axis=-1)
 
 
-# A method: (objectives [designs, m], costs [designs, c] or none, seed) -> rows asked for, endlessly.
+# (objectives [designs, m], costs [designs, c] or none, seed) -> rows asked for, without end
 Method = Callable[[np.ndarray, np.ndarray | None, int], Iterator[int]]
 
 

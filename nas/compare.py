@@ -133,7 +133,8 @@ def _configs(preset, controllers, seeds, budgets, data, workers, assignments) ->
         table |= {"trials": max(budgets), "final": {"top": 0}, "hours": 0.0}
         table |= {"workers": workers} if workers else {}
         configs[label] = configuration.complete(table)
-        configuration.make_evaluator(configs[label]).check()
+        space = configuration.make_space(configs[label])
+        configuration.make_evaluator(configs[label]).check(space)
         feasibility.check(configs[label])
     return configs
 
@@ -173,7 +174,7 @@ class Simulation:
     def __init__(self, *, configs: Mapping[str, dict]):
         self.configs = configs
 
-    def start(self) -> None:
+    def start(self, folder: Path | None = None) -> None:
         """Find the truth from all designs."""
         config = next(iter(self.configs.values()))
         table, space = configuration.make_evaluator(config), configuration.make_space(config)

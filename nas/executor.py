@@ -93,12 +93,24 @@ class LocalExecutor:
     """Runs tasks on `n_workers` processes of this machine.
 
     evaluator, options: what each worker builds from the table of evaluators. log: where their
-    standard error goes. A task is a dictionary with `id`, `kind`, `choices` and `seed`.
+    standard error goes. folder: where an evaluator keeps what it will need again. A task is a
+    dictionary with `id`, `kind`, `choices` and `seed`.
     """
 
-    def __init__(self, n_workers: int, evaluator: str, options: dict, log: Path):
+    def __init__(
+        self,
+        n_workers: int,
+        evaluator: str,
+        options: dict,
+        log: Path,
+        folder: Path | None = None,
+    ):
         self.log = open(log, "a", encoding="utf-8")  # noqa: SIM115, closed in close()
-        self.setup = {"evaluator": evaluator, "options": options}
+        self.setup = {
+            "evaluator": evaluator,
+            "options": options,
+            "folder": str(folder.resolve()) if folder else None,
+        }
         self.queue: deque[dict] = deque()
         self.attempts: dict[tuple, int] = {}
         self.landed: deque[dict] = deque()

@@ -121,7 +121,7 @@ def search(
     if data:
         configuration.override(table, "evaluator", {"path": str(Path(data).resolve())})
     config = configuration.complete(table)
-    configuration.make_evaluator(config).check()
+    configuration.make_evaluator(config).check(configuration.make_space(config))
     feasibility.check(config)
     return begin(config, run_dir or new_run_dir(config["preset"]), progress=progress)
 
@@ -146,7 +146,7 @@ def resume(path: str | Path, *, progress: bool = True, **overrides: Any) -> Run:
     run = Run(path)
     table = {**run.config, **overrides}
     config = configuration.complete(table)
-    configuration.make_evaluator(config).check()
+    configuration.make_evaluator(config).check(configuration.make_space(config))
     with run.dir.locked():
         then, now = run.table.get("versions", {}), versions()
         for name in sorted(then.keys() | now.keys()):
@@ -251,7 +251,8 @@ def make_executor(run: Run) -> InProcess | LocalExecutor:
     if run.evaluator.in_process:
         return InProcess(run.evaluator)
     name, options = run.config["evaluator"]["name"], configuration.evaluator_options(run.config)
-    return LocalExecutor(run.config["workers"], name, options, run.dir.log)
+    folder = run.dir.checkpoints
+    return LocalExecutor(run.config["workers"], name, options, run.dir.log, folder)
 
 
 def train_finals(

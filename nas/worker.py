@@ -1,8 +1,8 @@
 """The worker process: reads tasks, one JSON line each, and writes their results the same way.
 
-`python -m nas.worker` is started by the executor, one a core. The first line names the evaluator;
-each other line is a task. It ends when its input does, even in the middle of a training: so it
-never outlives the process that started it.
+`python -m nas.worker` is started by the executor, one a core. The first line names the evaluator
+and the folder of what it keeps; each other line is a task. It ends when its input does, even in the
+middle of a training: so it never outlives the process that started it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import queue
 import sys
 import threading
 import traceback
+from pathlib import Path
 from typing import TextIO
 
 
@@ -43,7 +44,7 @@ def main() -> None:
     try:
         known = {**EVALUATORS, Simulation.name: Simulation}
         evaluator = known[setup["evaluator"]](**setup["options"])
-        evaluator.start()
+        evaluator.start(Path(setup["folder"]) if setup["folder"] else None)
     except Exception as error:  # nothing can be evaluated: say so and stop
         traceback.print_exc()
         answer({"ready": False, "error": f"{type(error).__name__}: {error}"})

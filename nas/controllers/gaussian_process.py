@@ -26,15 +26,17 @@ FEATURE = 0.1  # prior median of the weight of any other block
 
 
 class GaussianProcess:
-    """One output on the blocks `sizes`: features are float [n, sum(sizes)].
+    """One output on blocks of features of the widths `sizes`: x is float [n, sum(sizes)].
 
+    n_shared: so many blocks come first whose weights have the same prior, wide for all of them
+    together and narrow for each from the others, as decisions have; the others' are independent.
     params: logarithms of the weights and of the noise's share, float [blocks + 1]; all that `fit`
     goes on from.
     """
 
     def __init__(self, sizes: list[int], n_shared: int):
         self.sizes = np.array(sizes)
-        medians = [SPAN / n_shared] * n_shared + [FEATURE] * (len(sizes) - n_shared)
+        medians = [SPAN / max(n_shared, 1)] * n_shared + [FEATURE] * (len(sizes) - n_shared)
         self.prior = np.log([*medians, NOISE])
         covariance = np.eye(len(self.prior))
         covariance[:n_shared, :n_shared] = 1 + APART**2 * np.eye(n_shared)

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Protocol
 
 from nas.evaluators.proxy import Proxy
+from nas.evaluators.shared_weights import SharedWeights
 from nas.evaluators.table import Table
 from nas.trial import Metrics
-from search_spaces.space import Choices
+from search_spaces.space import Choices, Space
 
 
 class Evaluator(Protocol):
@@ -23,11 +24,11 @@ class Evaluator(Protocol):
     metrics: tuple[str, ...]
     final_metrics: tuple[str, ...]
 
-    def check(self) -> None:
-        """Raise ValueError, before the run begins, where it could not work."""
+    def check(self, space: Space) -> None:
+        """Raise ValueError, before the run begins, where it could not work on this space."""
 
-    def start(self) -> None:
-        """Load what evaluation needs, in the worker."""
+    def start(self, folder: Path | None = None) -> None:
+        """Load what evaluation needs, in the worker; `folder` is the run's, for what is kept."""
 
     def evaluate(self, choices: Choices, *, seed: int) -> Metrics:
         """The metrics of one candidate: JSON values."""
@@ -36,7 +37,7 @@ class Evaluator(Protocol):
         """The metrics of a final training, whose weights are written to a file."""
 
 
-EVALUATORS = {"proxy": Proxy, "table": Table}
+EVALUATORS = {"proxy": Proxy, "shared_weights": SharedWeights, "table": Table}
 
 
 def perform(evaluator: Evaluator, task: dict) -> dict:

@@ -17,7 +17,7 @@ from nas.trial import TRAINING_METRICS, Metrics
 from search_spaces import FAMILIES
 from search_spaces.compression import compressions
 from search_spaces.precision import precisions
-from search_spaces.space import Choices
+from search_spaces.space import Choices, Space
 from search_spaces.training import peak_learning_rate, warmup_share
 
 WHOLE_UNTIL = 0.3  # of the steps, where kernels become factors of low rank
@@ -59,11 +59,11 @@ class Proxy:
         self.epochs, self.images, self.final_epochs = epochs, images, final_epochs
         self.arrays: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
 
-    def check(self) -> None:
+    def check(self, space: Space) -> None:
         """Raise ValueError where the data are missing or damaged; TensorFlow is not needed."""
         data.check(self.dataset, self.path or None)
 
-    def start(self) -> None:
+    def start(self, folder: Path | None = None) -> None:
         """Load the data and TensorFlow, once, in the process that trains."""
         from nas.train import Trainer
 

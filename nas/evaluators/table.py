@@ -126,10 +126,10 @@ class Table:
         """What a final training adds; nothing where there is one fidelity only."""
         return tuple(self.fidelities[-1]) if len(self.fidelities) > 1 else ()
 
-    def check(self) -> None:
+    def check(self, space: Space) -> None:
         """All was checked when the table was read."""
 
-    def start(self) -> None:
+    def start(self, folder: Path | None = None) -> None:
         """All is loaded."""
 
     def row(self, choices: Choices) -> int:
