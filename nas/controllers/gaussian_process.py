@@ -13,8 +13,6 @@ variance of Titsias (AISTATS 2009), exact where every observation is one.
 from __future__ import annotations
 
 import numpy as np
-from scipy.linalg import cho_solve, cholesky, solve_triangular
-from scipy.optimize import minimize
 
 MAX_POINTS = 256  # of the kernel matrix; sets the time of a prediction
 MAX_FITTED = 128  # observations that the hyperparameters are fitted to
@@ -45,6 +43,8 @@ class GaussianProcess:
 
     def fit(self, x: np.ndarray, y: np.ndarray, n_steps: int) -> None:
         """At most `n_steps` of L-BFGS from the present parameters, on rows spread over the data."""
+        from scipy.optimize import minimize  # here: a run without a surrogate need not wait for it
+
         rows = np.unique(np.linspace(0, len(y) - 1, MAX_FITTED).astype(int))
         y = standardized(y[rows])
         ends = np.cumsum(self.sizes)
@@ -65,6 +65,8 @@ class GaussianProcess:
 
     def condition(self, x: np.ndarray, y: np.ndarray, inducing: np.ndarray) -> None:
         """Take in observations x [n, f], y [n]; inducing: rows of x, at most MAX_POINTS."""
+        from scipy.linalg import cho_solve, cholesky, solve_triangular
+
         self.scale = np.repeat(np.exp(0.5 * self.params[:-1]), self.sizes)
         self.noise = float(np.exp(self.params[-1]))
         self.mean, self.deviation = y.mean(), y.std() or 1.0
@@ -110,6 +112,8 @@ def negative_log_likelihood(
 
     distances: of the blocks, [blocks, n * n]; y: [n], standardized.
     """
+    from scipy.linalg import cho_solve, cholesky
+
     n = len(y)
     weights, noise = np.exp(params[:-1]), np.exp(params[-1])
     k = np.exp(-weights @ distances).reshape(n, n)
