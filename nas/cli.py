@@ -270,6 +270,9 @@ def run_status(options: argparse.Namespace) -> None:
             "infeasible": store.count("status = 'infeasible'"),
             "repeated": store.count("repeats IS NOT NULL"),
         }
+        if run.config["early_stopping"]["epochs"]:
+            stopped = "json_extract(metrics, '$.stopped_at') IS NOT NULL AND repeats IS NULL"
+            counts["of the trained stopped early"] = store.count(stopped)
         finals = len(store.finals())
     total = run.config["trials"]
     wanted = run.config["final"]["top"] if run.evaluator.final_metrics else 0

@@ -6,12 +6,14 @@ preset, trials, seed, workers, in_flight, hours, constraints
 [evaluator]   name = "proxy", and its options
 [controller]  name = "evolution", and its options
 [reward]      name = "mnasnet", and its options
+[early_stopping]  epochs: after so many, candidates go on that are among the best 1/reduction
 [final]       top: how many designs are trained longer at the end
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from nas import controllers, evaluators, reward
+from nas.early_stopping import EarlyStopping
 from nas.outlook import Priced, Tabled
 from nas.pricing import price_designs
 from nas.run_dir import RunError
@@ -39,9 +42,10 @@ DEFAULTS: dict[str, Any] = {
     "evaluator": {"name": "proxy"},
     "controller": {"name": "evolution"},
     "reward": {"name": "mnasnet"},
+    "early_stopping": {"reduction": 3, "epochs": []},  # off without epochs
     "final": {"top": 1},
 }
-LEAST = {"trials": 1, "seed": 0, "workers": 1, "in_flight": 1, "hours": 0, "top": 0}
+LEAST = {"trials": 1, "seed": 0, "workers": 1, "in_flight": 1, "hours": 0, "top": 0, "reduction": 2}
 TABLES = {
     "evaluator": evaluators.EVALUATORS,
     "controller": controllers.CONTROLLERS | controllers.FOREIGN,
@@ -131,10 +135,11 @@ def complete(table: Mapping) -> dict:
             config[key] = {**default, **given}
         else:
             config[key] = typed(key, given, default)
-    unknown = set(config["final"]) - {"top"}
-    if unknown:
-        raise ConfigError(f"unknown key 'final.{min(unknown)}'; known: final.top")
-    config["final"]["top"] = typed("top", config["final"]["top"], 1)
+    for key in ("final", "early_stopping"):
+        for name, value in config[key].items():
+            if name not in DEFAULTS[key]:
+                raise ConfigError(f"unknown key '{key}.{name}'; {nearest(name, DEFAULTS[key])}")
+            config[key][name] = typed(name, value, DEFAULTS[key][name])
     for key, choices in TABLES.items():
         config[key] = with_options(key, config[key], choices)
     if is_priced(config):
@@ -144,6 +149,7 @@ def complete(table: Mapping) -> dict:
     make_reward(config)
     make_constraints(config)
     make_controller(config)
+    make_early_stopping(config)
     return config
 
 
@@ -273,6 +279,27 @@ def evaluator_options(config: dict) -> dict:
 def make_evaluator(config: dict):
     """The evaluator, not started: its options are checked here, in the parent."""
     return evaluators.EVALUATORS[config["evaluator"]["name"]](**evaluator_options(config))
+
+
+def make_early_stopping(config: dict) -> EarlyStopping | None:
+    """What ends trainings early; None where it is off. Raises ConfigError for impossible rungs."""
+    evaluator = make_evaluator(config)
+    epochs = config["early_stopping"]["epochs"]
+    if not epochs:
+        return None
+    if "stop_below" not in inspect.signature(evaluator.evaluate).parameters:
+        raise ConfigError(
+            f"evaluator '{config['evaluator']['name']}' trains no candidate that could be stopped "
+            "early; set early_stopping.epochs = [], or evaluator.name = proxy"
+        )
+    whole = all(isinstance(epoch, int) and not isinstance(epoch, bool) for epoch in epochs)
+    ascending = whole and sorted(set(epochs)) == epochs
+    if not ascending or epochs[0] < 1 or epochs[-1] >= evaluator.epochs:
+        raise ConfigError(
+            "early_stopping.epochs must be whole numbers, ascending, from 1 and below "
+            f"evaluator.epochs = {evaluator.epochs}; got {epochs!r}"
+        )
+    return EarlyStopping(config["early_stopping"]["reduction"], epochs)
 
 
 def load_run(table: dict) -> dict:

@@ -94,7 +94,7 @@ class LocalExecutor:
 
     evaluator, options: what each worker builds from the table of evaluators. log: where their
     standard error goes. folder: where an evaluator keeps what it will need again. A task is a
-    dictionary with `id`, `kind`, `choices` and `seed`.
+    dictionary with `id`, `kind`, `choices` and `seed`, and `stop_below` where it may end early.
     """
 
     def __init__(

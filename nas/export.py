@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas.evaluators.proxy import read_tensors
-from search_spaces import FAMILIES
-from search_spaces.precision import precisions
+import numpy as np
+
+from nas.augment import IMAGE_EPSILON, normalization_of
+from nas.run_dir import read_tensors
+from search_spaces import FAMILIES, Choices
+from search_spaces.precision import precisions, quantization_method
 from search_spaces.quantizers import FULL_BITS, FULL_CLIP, dequantized
 
 if TYPE_CHECKING:
@@ -36,7 +39,7 @@ def keras_model(run: Run, trial_id: int) -> keras.Model:
     encoding = run.trial(trial_id).proposal.encoding
     choices = run.space.decode(encoding)
     network = FAMILIES[run.config["space"]["network"]].network(choices)
-    bits = precisions(choices)
+    bits, method = precisions(choices), quantization_method(choices)
     clips = [
         FULL_CLIP
         if bits[place.group].activations >= FULL_BITS
@@ -54,17 +57,29 @@ def keras_model(run: Run, trial_id: int) -> keras.Model:
         for p in step.op.parameters(network.inputs[i]):
             if p.kind == "kernel":
                 size = tensors[f"{step.name}/{p.name}.step"]
-                own[p.name] = dequantized(own[p.name], size, bits[step.group].weights)
+                own[p.name] = dequantized(own[p.name], size, bits[step.group].weights, method)
         moments = [
             tensors[key] for key in (f"{step.name}/mean", f"{step.name}/variance") if key in tensors
         ]
         for layer, weights in step.op.keras_weights(step.name, own, moments).items():
             core.get_layer(layer).set_weights(weights)
     image = keras.Input(network.image, name="image")
-    scaled = keras.layers.Normalization(
-        mean=255 * tensors["image/mean"], variance=(255 * tensors["image/std"]) ** 2
-    )(image)
+    scaled = normalization(choices, tensors["image/mean"], tensors["image/std"])(image)
     return keras.Model(image, core(scaled), name=f"trial_{trial_id}")
+
+
+def normalization(choices: Choices, mean: np.ndarray, std: np.ndarray) -> keras.layers.Layer:
+    """The layer that does to images of 0..255 what `augment.normalized` does."""
+    import keras
+
+    kind = normalization_of(choices)
+    if kind == "image":
+        return keras.layers.LayerNormalization(
+            axis=(1, 2, 3), epsilon=255**2 * IMAGE_EPSILON, center=False, scale=False
+        )
+    if kind == "none":
+        return keras.layers.Rescaling(1 / 255)
+    return keras.layers.Normalization(mean=255 * mean, variance=(255 * std) ** 2)
 
 
 def export_keras(run: Run, trial_id: int, path: Path) -> Path:

@@ -95,7 +95,7 @@ class Layout:
             for piece, place in zip(np.split(part, ends), self.kernels, strict=True)
         ]
 
-    def initial(self, seed: int, weight_bits) -> np.ndarray:
+    def initial(self, seed: int, weight_bits, method: str = "lsq") -> np.ndarray:
         """Fresh weights (He et al., 1502.01852) and first quantization steps; clips are 1 yet."""
         rng = np.random.default_rng(seed)
         drawn, steps = {}, []
@@ -104,7 +104,8 @@ class Layout:
                 fan_in = int(np.prod(place.parameter.shape[:-1]))
                 kernel = rng.normal(0, np.sqrt(2 / fan_in), place.parameter.shape)
                 drawn[id(place)] = kernel.astype(np.float32)
-                steps.append(initial_step(drawn[id(place)], int(weight_bits[place.group])))
+                bits = int(weight_bits[place.group])
+                steps.append(initial_step(drawn[id(place)], bits, method))
         fills = [
             np.full(size, place.parameter.kind == "scale", np.float32)
             for place, size in zip(self.others, self.other_sizes, strict=True)
@@ -124,15 +125,22 @@ class Layout:
         _, _, clips, steps = self.split(vector)
         return np.abs(steps) + np.float32(MIN_STEP), np.abs(clips) + np.float32(MIN_CLIP)
 
-    def weights(self, vector: np.ndarray, weight_bits=None) -> list[dict[str, np.ndarray]]:
+    def set_ranges(self, vector: np.ndarray, steps: np.ndarray, clips: np.ndarray) -> None:
+        """Set steps [kernels] and clips [clips] in place; inverse of `steps_and_clips`."""
+        _, _, own_clips, own_steps = self.split(vector)
+        own_clips[:], own_steps[:] = clips - np.float32(MIN_CLIP), steps - np.float32(MIN_STEP)
+
+    def weights(
+        self, vector: np.ndarray, weight_bits=None, method: str = "lsq"
+    ) -> list[dict[str, np.ndarray]]:
         """Per step of the network a dictionary of its tensors; with `weight_bits` [groups] its
-        kernels hold the values that their integers stand for."""
+        kernels hold the values that their integers stand for by the method."""
         kernels, others, _, _ = self.split(vector)
         steps, clips = self.steps_and_clips(vector)
         out: list[dict[str, np.ndarray]] = [{} for _ in self.network.steps]
         for place, kernel, step in zip(self.kernels, self.pieces(kernels), steps, strict=True):
             if weight_bits is not None:
-                kernel = dequantized(kernel, step, int(weight_bits[place.group]))
+                kernel = dequantized(kernel, step, int(weight_bits[place.group]), method)
             out[place.step][place.parameter.name] = kernel
         ends = np.cumsum(self.other_sizes)[:-1]
         for place, piece in zip(self.others, np.split(others, ends), strict=True):

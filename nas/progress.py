@@ -9,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from nas import pareto, words
+from nas.early_stopping import stopped
 from nas.trial import Status, Trial
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Progress:
         with run.store() as store:
             told = store.trials("told IS NOT NULL AND repeats IS NULL")
         trained = [t for t in told if t.status is not Status.INFEASIBLE]
-        complete = [t for t in trained if t.status is Status.COMPLETE]
+        complete = [t for t in trained if t.status is Status.COMPLETE and not stopped(t)]
         self.n_infeasible = len(told) - len(trained)
         self.objectives = run.front
         self.metrics = run.front.needs
@@ -60,6 +61,13 @@ class Progress:
             return
         if trial.status is Status.FAILED:
             log.warning("trial %d failed: %s", trial.id, trial.error)
+        elif stopped(trial):
+            log.info(
+                "trial %d: stopped after %d epochs at accuracy %.4f",
+                trial.id,
+                trial.metrics["stopped_at"],
+                trial.metrics["accuracy"],
+            )
         else:
             figures = (f"{name} {trial.metrics[name]:.4g}" for name in self.metrics)
             log.info("trial %d: %s", trial.id, ", ".join(figures))

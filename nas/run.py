@@ -121,6 +121,8 @@ def search(
     if data:
         configuration.override(table, "evaluator", {"path": str(Path(data).resolve())})
     config = configuration.complete(table)
+    if config["evaluator"].get("teacher"):  # a resumed run may begin in another folder
+        config["evaluator"]["teacher"] = str(Path(config["evaluator"]["teacher"]).resolve())
     configuration.make_evaluator(config).check(configuration.make_space(config))
     feasibility.check(config)
     return begin(config, run_dir or new_run_dir(config["preset"]), progress=progress)
@@ -238,6 +240,7 @@ def _go_on(run: Run, *, progress: bool) -> Run:
             seed=config["seed"],
             out_of_time=out_of_time,
             watch=watch,
+            early_stopping=configuration.make_early_stopping(config),
         ).run()
         train_finals(run, executor, store, watch)
         store.log("searched to the end")

@@ -10,6 +10,7 @@ import tomllib
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import tomli_w
 
 
@@ -29,12 +30,49 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
+def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
+    """Write named arrays as HDF5, whole or not at all."""
+    import h5py
+
+    partial = path.with_name(path.name + ".part")
+    with h5py.File(partial, "w") as file:
+        for name, array in tensors.items():
+            file[name] = array
+    partial.replace(path)
+
+
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
+    """The arrays that `write_tensors` wrote, by name."""
+    import h5py
+
+    tensors: dict[str, np.ndarray] = {}
+    with h5py.File(path, "r") as file:
+        file.visititems(
+            lambda name, item: (
+                tensors.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None
+            )
+        )
+    return tensors
+
+
 def next_run(parent: Path, name: str) -> Path:
     """The first unused `parent/name-NNN`."""
     pattern = re.compile(re.escape(name) + r"-(\d+)$")
     found = [pattern.match(p.name) for p in parent.glob(f"{name}-*")]
     last = max((int(m.group(1)) for m in found if m), default=0)
     return parent / f"{name}-{last + 1:03d}"
+
+
+@contextmanager
+def waiting_lock(path: Path | None):
+    """Hold a file's lock, waiting for it, or nothing without a path; the operating system frees it
+    with its process."""
+    if path is None:
+        yield
+        return
+    with open(path, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 class RunDir:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from nas.early_stopping import EarlyStopping
 from nas.reward import lost, violations
 from nas.store import Store
 from nas.trial import Status, Trial, trial_seed
@@ -45,12 +46,16 @@ class Search:
         seed: int,
         out_of_time: Callable[[], bool],
         watch: Callable[[Trial], None],
+        early_stopping: EarlyStopping | None = None,
     ):
         self.price_designs, self.space, self.controller = price, space, controller
         self.reward, self.constraints = reward, constraints
         self.executor, self.store, self.watch = executor, store, watch
         self.n_trials, self.in_flight, self.seed = n_trials, in_flight, seed
         self.out_of_time = out_of_time
+        self.early_stopping = early_stopping
+        if early_stopping:
+            early_stopping.tell(store.trials("told IS NOT NULL"))
         self.n_asked = store.count()
         self.fruitless = 0  # proposals since the last that could be trained
         self.n_trained = store.count("status <> 'infeasible' AND repeats IS NULL")
@@ -129,6 +134,8 @@ class Search:
             else:
                 trial.repeats = met.get(key, self.store.same_design(p.encoding))
                 met.setdefault(key, id)
+                if self.early_stopping and trial.repeats is None:
+                    trial.metrics = {**metrics, "stop_below": self.early_stopping.limits()}
             trials.append(trial)
         return trials
 
@@ -139,6 +146,7 @@ class Search:
                 "kind": "trial",
                 "seed": trial.seed,
                 "choices": self.space.decode(trial.proposal.encoding),
+                "stop_below": trial.metrics.get("stop_below", []),
             }
         )
 
@@ -166,4 +174,6 @@ class Search:
             self.store.mark_told(trial.id, self.n_told)
             self.store.save_controller(self.controller.state())
         self.n_told += 1
+        if self.early_stopping:
+            self.early_stopping.tell([trial])
         self.watch(trial)

@@ -1,4 +1,4 @@
-"""The fast training loop of a candidate: recipe, schedule, augmentation, epochs, score.
+"""The fast training loop of a candidate: recipe, schedule, epochs, score.
 
 TensorFlow is imported with this module, and only workers import it.
 """
@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from nas import techniques
+from nas.augment import OFF, Augmentation, View
+from nas.fixed_point import CALIBRATION_IMAGES, to_fixed_point
 from nas.layout import Layout
 from nas.program import Program, Switches, peak_rate
 from nas.pruning import UNPRUNED, Pruning
@@ -32,12 +35,12 @@ class Recipe:
     """How one training goes; what is not given is off.
 
     learning_rate: the highest of the schedule, which rises over `warmup` (a share of all steps).
-    quantizer, precision, optimizer: as `program.Switches`. augment: random flips and shifts of an
-    eighth of the image. micro_batch: the most images that a gradient is taken of at once; larger
-    batches are summed up. compressions: one a bit-width group: which share of filters or weights is
-    kept, and how many entries a codebook has; pruning: how what is left out is found. whole_until:
-    the share of the steps over which kernels of low rank are trained whole, before they are
-    factored.
+    quantizer: of `precision.METHODS`. precision, optimizer: as `program.Switches`. micro_batch: the
+    most images that a gradient is taken of at once; larger batches are summed up. compressions: one
+    a bit-width group: which share of filters or weights is kept, and how many entries a codebook
+    has; pruning: how what is left out is found. whole_until: the share of the steps over which
+    kernels of low rank are trained whole, before they are factored. distill_weight, temperature: of
+    the teacher's class scores, where `fit` is given a teacher.
     """
 
     batch: int
@@ -46,7 +49,7 @@ class Recipe:
     warmup: float
     weight_bits: tuple[int, ...]
     activation_bits: tuple[int, ...]
-    augment: bool = False
+    augmentation: Augmentation = OFF
     quantizer: str = "lsq"
     precision: str = "float32"
     optimizer: str = "momentum"
@@ -55,6 +58,8 @@ class Recipe:
     compressions: tuple[Compression, ...] = ()
     pruning: Pruning = UNPRUNED
     whole_until: float = 0.0
+    distill_weight: float = 0.0
+    temperature: float = 1.0
 
     @property
     def full(self) -> bool:
@@ -62,14 +67,20 @@ class Recipe:
         return set(self.weight_bits) | set(self.activation_bits) == {FULL_BITS}
 
     @property
+    def method(self) -> str:
+        """What the integers of the trained weights mean: at 32 bits all are as fine as floats."""
+        return "lsq" if self.full else self.quantizer
+
+    @property
     def switches(self) -> Switches:
         return Switches(
-            quantizer="" if self.full else self.quantizer,
+            quantizer="" if self.full or self.quantizer == "post_training" else self.quantizer,
             precision=self.precision,
             optimizer=self.optimizer,
             accumulated=self.batch > self.micro_batch or self.precision == "float16",
             masked=any(each.prunes for each in self.compressions),
             tied=any(each.index_bits for each in self.compressions),
+            distilled=self.distill_weight > 0,
         )
 
 
@@ -93,7 +104,9 @@ class Trained:
     @property
     def weights(self) -> list[dict]:
         """What the network computes with, per step."""
-        return Layout(self.network).weights(self.values, self.recipe.weight_bits)
+        return Layout(self.network).weights(
+            self.values, self.recipe.weight_bits, self.recipe.method
+        )
 
     def class_scores(self, images: np.ndarray) -> np.ndarray:
         """Scores [n, classes] of the quantized network."""
@@ -129,20 +142,6 @@ def schedule(n_steps: int, peak: float, warmup: float, name: str = "triangle") -
     return (peak * np.where(at < warmup, at / max(warmup, 1e-9), down)).astype(np.float32)
 
 
-def augmented(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Each image flipped at random and shifted by up to an eighth, edges repeated [n, h, w, c]."""
-    n, height, width, _ = images.shape
-    reach = height // 8
-    padded = np.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
-    out = np.empty_like(images)
-    moves = rng.integers(0, (2, 2 * reach + 1, 2 * reach + 1), (n, 3))
-    for flip, down, right in np.unique(moves, axis=0):
-        rows = np.flatnonzero((moves == (flip, down, right)).all(1))
-        window = padded[rows, down : down + height, right : right + width]
-        out[rows] = window[:, :, ::-1] if flip else window
-    return out
-
-
 class Trainer:
     """Trains candidates in one process: keeps the last few compiled programs.
 
@@ -172,12 +171,23 @@ class Trainer:
         return self.programs[key]
 
     def fit(
-        self, network: Network, images: np.ndarray, labels: np.ndarray, recipe: Recipe, *, seed: int
+        self,
+        network: Network,
+        images: np.ndarray,
+        labels: np.ndarray,
+        recipe: Recipe,
+        *,
+        seed: int,
+        teacher: Callable[[View], np.ndarray] | None = None,
+        stop: Callable[[int, Callable[[], Trained]], bool] | None = None,
     ) -> Trained:
         """Train from fresh weights. images: float [n, h, w, c], normalized; labels: int32 [n].
 
-        Raises ValueError where the batch is larger than the data or the network cannot be
-        compressed as asked, FloatingPointError where the loss stops being a number.
+        teacher: gives its scores [n, classes] of the images as an epoch sees them, by the view that
+        turns images into that. stop: asked after every epoch but the last, with the number of
+        epochs and a function that gives what is trained so far; whether to end there.
+        Raises ValueError where the batch is larger than the data, the network cannot be compressed
+        as asked or the teacher is missing, FloatingPointError where the loss stops being a number.
         """
         n, batch = len(labels), recipe.batch
         if batch > n:
@@ -186,6 +196,10 @@ class Trainer:
                 "train.batch or more images"
             )
         techniques.check(network, recipe)
+        if recipe.distill_weight and teacher is None:
+            raise ValueError(
+                f"a teacher's scores weigh {recipe.distill_weight} in the loss, and none is given"
+            )
         start = time.perf_counter()
         first = techniques.first_network(network, recipe)
         stepper = Stepper(self.program(first, recipe.switches), recipe)
@@ -197,9 +211,31 @@ class Trainer:
         ).reshape(recipe.epochs, n_steps)
         make = partial(self.program, network, recipe.switches)
         between = techniques.begin(network, recipe, stepper, make, rates.size, seed)
-        curve, begun = [], time.perf_counter()
+        curve, spent = [], 0.0
+
+        def trained() -> Trained:
+            now, values = stepper.program.network, stepper.program.get_values()
+            rows = np.resize(np.random.default_rng([seed, 3]).permutation(n), STATISTICS_IMAGES)
+            if recipe.method == "post_training":
+                values = to_fixed_point(
+                    now,
+                    values,
+                    recipe.weight_bits,
+                    recipe.activation_bits,
+                    images[rows[:CALIBRATION_IMAGES]],
+                )
+            weights = Layout(now).weights(values, recipe.weight_bits, recipe.method)
+            means, variances, _ = statistics(now, weights, recipe.activation_bits, images[rows])
+            flops = now.training_flops * n_steps * len(curve) * batch / spent
+            seconds = time.perf_counter() - start
+            return Trained(now, recipe, values, (means, variances), curve, seconds, flops)
+
         for epoch in range(recipe.epochs):
-            x = augmented(images, rng) if recipe.augment else images
+            view = View(recipe.augmentation, (seed, 2), epoch)
+            begun = time.perf_counter()
+            x = view(images)
+            if recipe.distill_weight:
+                stepper.taught = teacher(view)
             order = rng.permutation(n)[: n_steps * batch].reshape(n_steps, batch)
             seen = []
             for i, (rows, rate) in enumerate(zip(order, rates[epoch], strict=True)):
@@ -212,6 +248,7 @@ class Trainer:
                     f"the training loss is {loss} after epoch {epoch + 1} at learning rate "
                     f"{recipe.learning_rate:.3g}; a lower train.learning_rate may help"
                 )
+            spent += time.perf_counter() - begun
             curve.append(
                 {
                     "epoch": epoch + 1,
@@ -220,20 +257,16 @@ class Trainer:
                     "seconds": time.perf_counter() - start,
                 }
             )
-        flops = network.training_flops * rates.size * batch / (time.perf_counter() - begun)
-        values = stepper.program.get_values()
-        weights = Layout(network).weights(values, recipe.weight_bits)
-        rows = np.resize(rng.permutation(n), STATISTICS_IMAGES)
-        means, variances, _ = statistics(network, weights, recipe.activation_bits, images[rows])
-        seconds = time.perf_counter() - start
-        return Trained(network, recipe, values, (means, variances), curve, seconds, flops)
+            if stop and epoch + 1 < recipe.epochs and stop(epoch + 1, trained):
+                break
+        return trained()
 
 
 def first_values(network: Network, recipe: Recipe, images: np.ndarray, seed: int) -> np.ndarray:
     """Fresh values of a training; the clips take their range from `images`."""
     layout = Layout(network)
-    values = layout.initial(seed, recipe.weight_bits)
-    if not recipe.full:
+    values = layout.initial(seed, recipe.weight_bits, recipe.method)
+    if recipe.switches.quantizer:
         weights = layout.weights(values)
         bits = recipe.activation_bits
         _, _, activations = statistics(network, weights, bits, images, quantized=False)
@@ -243,24 +276,36 @@ def first_values(network: Network, recipe: Recipe, images: np.ndarray, seed: int
 
 class Stepper:
     """Takes the steps of a recipe: at once, or summed up over micro-batches; in 16-bit floats with
-    a loss scale that halves when gradients overflow and doubles when they have not for long."""
+    a loss scale that halves when gradients overflow and doubles when they have not for long.
+
+    taught: a teacher's scores [n, classes] of all images, where the recipe has one.
+    """
 
     def __init__(self, program: Program, recipe: Recipe):
         self.program, self.recipe = program, recipe
         self.bits = np.int32(recipe.weight_bits), np.int32(recipe.activation_bits)
         self.scale = FIRST_LOSS_SCALE if recipe.precision == "float16" else 1.0
         self.n_finite = 0
+        self.taught: np.ndarray | None = None
+
+    def teaching(self, rows) -> tuple:
+        """What a distilled program is told of the images of `rows`; of others nothing."""
+        if not self.program.switches.distilled:
+            return ()
+        return self.taught[rows], self.recipe.temperature, self.recipe.distill_weight
 
     def step(self, images, labels, rows, rate) -> tuple[float, float]:
         """One update by the images of `rows`; (loss, share of right answers)."""
         if not self.program.switches.accumulated:
-            return self.program.step(images[rows], labels[rows], *self.bits, rate)
+            return self.program.step(
+                images[rows], labels[rows], *self.bits, rate, *self.teaching(rows)
+            )
         seen, n = [], len(rows)
         for at in range(0, n, self.recipe.micro_batch):
             part = rows[at : at + self.recipe.micro_batch]
             share = len(part) / n
             loss, right, finite = self.program.add_gradient(
-                share, self.scale, images[part], labels[part], *self.bits
+                share, self.scale, images[part], labels[part], *self.bits, *self.teaching(part)
             )
             seen.append((share * loss, share * right, finite))
         loss, right, finite = np.array(seen).T
@@ -277,4 +322,6 @@ class Stepper:
     def kernel_gradient(self, images, labels, rows) -> np.ndarray:
         """`Program.kernel_gradient` over the images of `rows`, as many as one micro-batch holds."""
         rows = rows[: self.recipe.micro_batch]
-        return self.program.kernel_gradient(images[rows], labels[rows], *self.bits)
+        return self.program.kernel_gradient(
+            images[rows], labels[rows], *self.bits, *self.teaching(rows)
+        )

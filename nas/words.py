@@ -257,6 +257,10 @@ def learning_rate(choices: Choices) -> str:
     base, batch = choices["train.learning_rate"], choices["train.batch"]
     peak = f"{peak_learning_rate(choices):.3g}"
     if "train.lr_rule" in choices:
-        rule = {"linear": "in proportion", "sqrt": "with the square root"}[choices["train.lr_rule"]]
-        peak += f" at its peak: {base} at batch {REFERENCE_BATCH}, scaled {rule} to batch {batch}"
+        rule = {
+            "linear": "scaled in proportion",
+            "sqrt": "scaled with the square root",
+            "none": "not scaled",
+        }[choices["train.lr_rule"]]
+        peak += f" at its peak: {base} at batch {REFERENCE_BATCH}, {rule} to batch {batch}"
     return f"{peak}; warm-up over {percent(warmup_share(choices), 0)} of the steps"

@@ -42,6 +42,13 @@ SPACE = Space(
     ]
 )
 
+# A large member of the family, for students to learn from. Its resolution is the student's.
+TEACHER = {"mobile.width": 1.5} | {
+    f"mobile.stage{stage}.{name}": value
+    for stage in range(3)
+    for name, value in (("expansion", 4), ("kernel", 3), ("depth", 3), ("squeeze", 0.25))
+}
+
 
 def divisible(channels: float) -> int:
     """The nearest multiple of DIVISOR, no less than it nor than nine tenths of `channels`."""

@@ -121,6 +121,20 @@ SPACE = Space(
     ]
 )
 
+# A large member of the family, for students to learn from: residual blocks of separable
+# convolutions. Its resolution is the student's.
+TEACHER = {"nasnet.blocks": 2, "nasnet.width": 16, "nasnet.cells": 2} | {
+    f"nasnet.{kind}.block{i}.{key}": value
+    for kind in KINDS
+    for i, op in enumerate(("sep_conv_3x3", "sep_conv_5x5"))
+    for key, value in (
+        ("input0", "cell-1"),
+        ("op0", op),
+        ("input1", "cell-2"),
+        ("op1", "identity"),
+    )
+}
+
 
 def add_cell(cell: Cell, kind: str, choices: Choices, inputs: list[int]) -> int:
     """Write one cell down. inputs: the two cells before, of one resolution and `cell.width`."""

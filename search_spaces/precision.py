@@ -1,4 +1,5 @@
-"""Bit-widths: of weights and of activations, a stage each; first and last layer apart."""
+"""Bit-widths: of weights and of activations, a stage each; first and last layer apart. And how a
+training comes by them."""
 
 from __future__ import annotations
 
@@ -6,6 +7,8 @@ from search_spaces.ops import Precision
 from search_spaces.space import Choices, Decision, Space
 
 GROUPS = ("stage0", "stage1", "stage2", "ends")  # "ends": the first and the last layer
+# quantization-aware by LSQ or DoReFa, or fixed point after a training in float
+METHODS = ("lsq", "dorefa", "post_training")
 BITS = (1, 2, 3, 4, 5, 6, 7, 8, 16, 32)
 
 SPACE = Space(
@@ -14,8 +17,16 @@ SPACE = Space(
         for operand in ("weights", "activations")
         for group in GROUPS[:-1]
     ]
-    + [Decision("bits.ends", (4, 8, 16, 32))]
+    + [
+        Decision("bits.ends", (4, 8, 16, 32)),
+        Decision("bits.method", METHODS, usual=()),
+    ]
 )
+
+
+def quantization_method(choices: Choices) -> str:
+    """How weights come by their bits, of METHODS."""
+    return choices.get("bits.method", METHODS[0])
 
 
 def precisions(choices: Choices) -> list[Precision]:

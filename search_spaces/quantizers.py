@@ -1,6 +1,9 @@
 """Fake and integer quantization, handed to the operations.
 
-Weights follow LSQ (Esser et al., arXiv 1902.08153): signed, a learned step per tensor.
+Weights follow LSQ (Esser et al., arXiv 1902.08153): signed, a learned step per tensor; or DoReFa
+(Zhou et al., arXiv 1606.06160, eq. 9): tanh, divided by its largest magnitude, in odd multiples of
+a step. There the paper's range is 1; ours is learned, because not every kernel has a normalization
+behind it that would undo it.
 Activations follow PACT (Choi et al., arXiv 1805.06085): unsigned on [0, clip], the clip learned;
 ReLU is part of it, so that a quantized activation costs one pass over memory, as a plain one does.
 What may be negative (`FUNCTIONS` but ReLU) is signed on [-clip, clip], as many levels on each side:
@@ -19,6 +22,7 @@ import numpy as np
 
 FULL_BITS = 32
 FULL_CLIP = 1024.0  # the range of a 32-bit activation; nothing behind a normalization reaches it
+TINY = 1e-12  # what a kernel of zeros is divided by
 HEADROOM = 4.0  # a fine weight step spans this many times the first largest weight
 # What an activation computes before it is quantized; "linear" is quantization alone.
 FUNCTIONS = ("relu", "silu", "gelu", "hswish", "linear")
@@ -38,15 +42,18 @@ def weight_levels(bits):
     return half, np.maximum(half - 1, 1)
 
 
-def initial_step(kernel: np.ndarray, bits: int) -> float:
+def initial_step(kernel: np.ndarray, bits: int, method: str = "lsq") -> float:
     """LSQ's first step, 2 mean|w| / sqrt(Qp), or a finer one where the range allows.
 
     LSQ's rule is meant for few bits: at 16 it would leave steps of a hundredth of a weight. There
     the step that spans `HEADROOM` times the largest weight is smaller, and is taken. One bit has
-    mean|w|, the scale nearest to the weights (Rastegari et al., 1603.05279).
+    mean|w|, the scale nearest to the weights (Rastegari et al., 1603.05279). DoReFa has the step
+    that gives its range, largest|tanh w|, back.
     """
     _, top = weight_levels(bits)
     magnitude = np.abs(kernel)
+    if method == "dorefa" and bits > 1:
+        return float(np.tanh(magnitude.max()) / (2.0**bits - 1))
     if bits == 1:
         return float(magnitude.mean())
     return float(min(2 * magnitude.mean() / np.sqrt(top), HEADROOM * magnitude.max() / top))
@@ -78,19 +85,31 @@ def initial_clip(mean_activation, bits):
     return np.maximum(mean_activation, 1e-3) * np.minimum(2 * np.sqrt(top), 12.0)
 
 
-def integer_weights(kernel: np.ndarray, step: float, bits: int) -> np.ndarray:
-    """The integers that an accelerator stores: round(w / step) within [-Qn, Qp], int64; of one
-    bit the signs, 0 of a weight that is 0: one that is pruned."""
+def integer_weights(kernel: np.ndarray, step: float, bits: int, method: str = "lsq") -> np.ndarray:
+    """The integers that an accelerator computes with, int64: round(w / step) within [-Qn, Qp]; of
+    one bit the signs. DoReFa's are odd, -(2^b - 1) to 2^b - 1: 2 i + 1 of what is stored, i.
+
+    One bit and DoReFa have no 0, but for a weight that is 0: one that is pruned.
+    """
     low, top = weight_levels(bits)
+    if method == "dorefa":
+        import tensorflow as tf
+
+        t = tf.tanh(kernel.astype(np.float32)).numpy()  # NumPy's differs in the last place
+        n = np.float32(2.0**bits - 1)
+        largest = np.float32(max(np.abs(t).max(), TINY))
+        levels = np.rint((t / (2 * largest) + np.float32(0.5)) * n)
+        return np.where(kernel == 0, 0, 2 * levels - n).astype(np.int64)
     scaled = kernel.astype(np.float32) / np.float32(abs(step))
     if bits == 1:
         return np.sign(scaled).astype(np.int64)
     return np.rint(np.clip(scaled, -low, top)).astype(np.int64)
 
 
-def dequantized(kernel: np.ndarray, step: float, bits: int) -> np.ndarray:
-    """The values that the integers stand for, float32: what `quantize_weights` computes with."""
-    return integer_weights(kernel, step, bits).astype(np.float32) * np.float32(abs(step))
+def dequantized(kernel: np.ndarray, step: float, bits: int, method: str = "lsq") -> np.ndarray:
+    """The values that the integers stand for, float32: what `WEIGHT_QUANTIZERS` computes with."""
+    integers = integer_weights(kernel, step, bits, method)
+    return integers.astype(np.float32) * np.float32(abs(step))
 
 
 def integer_activations(
@@ -222,5 +241,25 @@ def quantize_weights(flat, steps, bits, owner, sizes):
     return tf.where(binary > 0, signs, rounded)
 
 
+def quantize_weights_dorefa(flat, steps, bits, owner, sizes):
+    """DoReFa over every weight tensor of a network at once; arguments as of `quantize_weights`.
+
+    Rounding passes gradients straight through, the tanh and its largest magnitude as they are. A
+    step's gradient is divided by (2^b - 1)^2 sqrt(size), so that the range, (2^b - 1) steps, moves
+    at the pace of a weight.
+    """
+    import tensorflow as tf
+
+    n = tf.pow(2.0, tf.cast(bits, tf.float32)) - 1.0
+    scale = tf.math.rsqrt(tf.constant(sizes, tf.float32)) / n**2
+    t = tf.tanh(flat)
+    largest = tf.maximum(tf.math.segment_max(tf.abs(t), owner), TINY)
+    columns = [steps * scale + tf.stop_gradient(steps - steps * scale), n, largest]
+    step, n, largest = tf.unstack(tf.gather(tf.stack(columns), owner, axis=1))
+    within = (t / (2.0 * largest) + 0.5) * n
+    levels = within + tf.stop_gradient(tf.round(within) - within)
+    return tf.where(tf.equal(flat, 0.0), 0.0 * flat, (2.0 * levels - n) * step)
+
+
 # name -> function: of the learned weights, as `quantize_weights`
-WEIGHT_QUANTIZERS = {"lsq": quantize_weights}
+WEIGHT_QUANTIZERS = {"lsq": quantize_weights, "dorefa": quantize_weights_dorefa}

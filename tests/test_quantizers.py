@@ -8,6 +8,7 @@ from search_spaces.quantizers import (
     FULL_BITS,
     FULL_CLIP,
     FUNCTIONS,
+    WEIGHT_QUANTIZERS,
     UnbuildableError,
     activate,
     activation_clip,
@@ -20,6 +21,7 @@ from search_spaces.quantizers import (
     mean_magnitude,
     quantize_activations,
     quantize_weights,
+    quantize_weights_dorefa,
     weight_levels,
 )
 
@@ -37,13 +39,13 @@ def in_graph(build, arrays, upstream=None):
         return session.run([out, gradients])
 
 
-def lsq(kernels, steps, bits, upstream=None):
-    """(quantized, (gradient to weights, gradient to steps)) of `quantize_weights` on a list."""
+def lsq(kernels, steps, bits, upstream=None, quantize=quantize_weights):
+    """(quantized, (gradient to weights, gradient to steps)) of a quantizer on a list."""
     flat = np.concatenate([k.ravel() for k in kernels])
     sizes = [k.size for k in kernels]
     owner = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
     return in_graph(
-        lambda flat, steps: quantize_weights(flat, steps, tf.constant(bits), owner, sizes),
+        lambda flat, steps: quantize(flat, steps, tf.constant(bits), owner, sizes),
         [flat, np.float32(steps)],
         upstream,
     )
@@ -103,6 +105,49 @@ def test_weight_gradients_are_those_of_lsq():
         expected = (g * slope).sum() / np.sqrt(kernel.size * top)
         np.testing.assert_allclose(to_steps[i], expected, rtol=1e-4)
         at += kernel.size
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_dorefa_is_the_formula_of_the_paper_in_a_learned_range(bits):
+    rng = np.random.default_rng(0)
+    kernels = [rng.normal(0, 0.3, 3000).astype(np.float32), rng.normal(0, 2, 99).astype(np.float32)]
+    ranges = [0.7, 1.9]
+    steps = [r / (2.0**bits - 1) for r in ranges]
+    out, _ = lsq(kernels, steps, [bits] * 2, quantize=quantize_weights_dorefa)
+    for kernel, found, reach, step in zip(kernels, np.split(out, [3000]), ranges, steps):
+        t = np.tanh(kernel.astype(np.float64))
+        n = 2.0**bits - 1
+        paper = 2 * np.rint(n * (t / (2 * np.abs(t).max()) + 0.5)) / n - 1  # eq. 9
+        away = np.abs(found - reach * paper)
+        assert (away < 2e-6).mean() > 0.99, "but where rounding is decided by the last place"
+        assert away.max() < 2 * step + 2e-6
+        np.testing.assert_allclose(dequantized(kernel, step, bits, "dorefa"), found, atol=1e-6)
+        integers = integer_weights(kernel, step, bits, "dorefa")
+        if bits <= 16:
+            assert (integers % 2 == 1).all() and np.abs(integers).max() == n
+
+
+def test_dorefa_gradients():
+    rng = np.random.default_rng(1)
+    kernel, bits, step = rng.normal(0, 0.5, 60).astype(np.float32), 3, 0.1
+    g = rng.normal(0, 1, 60).astype(np.float32)
+    _, (to_kernel, to_step) = lsq([kernel], [step], [bits], g, quantize_weights_dorefa)
+    t, n = np.tanh(kernel), 7
+    top = np.abs(t).argmax()
+    share = g * step * n / np.abs(t[top])
+    expected = share.copy()
+    expected[top] -= np.sign(t[top]) * (share * t).sum() / np.abs(t[top])  # through the divisor
+    np.testing.assert_allclose(to_kernel, expected * (1 - t**2), rtol=1e-4, atol=1e-5)
+    integers = integer_weights(kernel, step, bits, "dorefa")
+    np.testing.assert_allclose(to_step, (g * integers).sum() / (n**2 * np.sqrt(60)), rtol=1e-4)
+
+
+def test_a_pruned_weight_is_zero_in_every_method_where_zero_is_no_level():
+    kernel = np.float32([0.5, 0.0, -0.25])
+    for method, bits in (("lsq", 1), ("dorefa", 1), ("dorefa", 4)):
+        assert integer_weights(kernel, 0.1, bits, method)[1] == 0
+        out, _ = lsq([kernel], [0.1], [bits], quantize=WEIGHT_QUANTIZERS[method])
+        assert out[1] == 0 and (out[[0, 2]] != 0).all()
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -189,24 +234,27 @@ def test_one_bit_cannot_be_signed(function):
         integer_activations(np.ones(3), 1.0, 1, function)
 
 
+@pytest.mark.parametrize("method", ["lsq", "dorefa"])
 @pytest.mark.parametrize(
     ("function", "weight_bits", "activation_bits"),
     [("relu", 2, 1)] + [(f, *bits) for f in FUNCTIONS for bits in ((2, 2), (4, 3), (8, 8))],
 )
-def test_integer_execution_equals_the_fake_quantized_one(function, weight_bits, activation_bits):
+def test_integer_execution_equals_the_fake_quantized_one(
+    function, weight_bits, activation_bits, method
+):
     rng = np.random.default_rng(0)
     x = rng.normal(0, 1, (2, 6, 6, 4)).astype(np.float32)
     kernel = rng.normal(0, 0.2, (3, 3, 4, 5)).astype(np.float32)
-    step, clip = initial_step(kernel, weight_bits), 1.9
+    step, clip = initial_step(kernel, weight_bits, method), 1.9
     levels = activation_levels(activation_bits, function)
     integers_x = integer_activations(x, clip, activation_bits, function)
-    integers_w = integer_weights(kernel, step, weight_bits)
+    integers_w = integer_weights(kernel, step, weight_bits, method)
     windows = np.lib.stride_tricks.sliding_window_view(integers_x, (3, 3), axis=(1, 2))
     accumulators = np.einsum("nhwcij,ijcf->nhwf", windows, integers_w)
     assert accumulators.dtype == np.int64
     by_integers = accumulators * (step * clip / levels)
     fake_x, _ = pact(x, clip, activation_bits, function=function)
-    fake_w, _ = lsq([kernel], [step], [weight_bits])
+    fake_w, _ = lsq([kernel], [step], [weight_bits], quantize=WEIGHT_QUANTIZERS[method])
     by_floats = tf.nn.conv2d(fake_x, tf.reshape(fake_w, kernel.shape), 1, "VALID")
     np.testing.assert_allclose(by_floats, by_integers, rtol=1e-5, atol=1e-5)
 

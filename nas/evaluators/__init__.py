@@ -9,6 +9,7 @@ from typing import Protocol
 from nas.evaluators.proxy import Proxy
 from nas.evaluators.shared_weights import SharedWeights
 from nas.evaluators.table import Table
+from nas.evaluators.zero_cost import ZeroCost
 from nas.trial import Metrics
 from search_spaces.space import Choices, Space
 
@@ -37,7 +38,12 @@ class Evaluator(Protocol):
         """The metrics of a final training, whose weights are written to a file."""
 
 
-EVALUATORS = {"proxy": Proxy, "shared_weights": SharedWeights, "table": Table}
+EVALUATORS = {
+    "proxy": Proxy,
+    "shared_weights": SharedWeights,
+    "zero_cost": ZeroCost,
+    "table": Table,
+}
 
 
 def perform(evaluator: Evaluator, task: dict) -> dict:
@@ -48,7 +54,8 @@ def perform(evaluator: Evaluator, task: dict) -> dict:
                 task["choices"], seed=task["seed"], weights=Path(task["weights"])
             )
         else:
-            metrics = evaluator.evaluate(task["choices"], seed=task["seed"])
+            asked = {"stop_below": task["stop_below"]} if task.get("stop_below") else {}
+            metrics = evaluator.evaluate(task["choices"], seed=task["seed"], **asked)
         return {"metrics": metrics}
     except Exception as error:  # whatever a candidate raises belongs to its trial
         traceback.print_exc()

@@ -1,22 +1,26 @@
 """Trains a candidate briefly on images, quantized as chosen, and scores it on validation images.
 
-The final training is the same with more epochs and augmentation, and alone is scored on the test
-images; its weights are kept.
+The final training is the same with more epochs and, unless the choices say otherwise, augmentation;
+it alone is scored on the test images, and its weights are kept.
 """
 
 from __future__ import annotations
 
 import resource
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from nas import data
+from nas.augment import OFF, USUAL, Augmentation, augmentation, normalization_of, normalized
+from nas.distill import KerasTeacher, Lessons, TrainedTeacher
+from nas.run_dir import write_tensors
 from nas.trial import TRAINING_METRICS, Metrics
 from search_spaces import FAMILIES
 from search_spaces.compression import compressions
-from search_spaces.precision import precisions
+from search_spaces.precision import precisions, quantization_method
 from search_spaces.space import Choices, Space
 from search_spaces.training import peak_learning_rate, warmup_share
 
@@ -28,7 +32,9 @@ class Proxy:
 
     family: of networks, in `search_spaces.FAMILIES`. dataset, path: as `nas.data.load`. epochs: of
     a candidate; final_epochs: of a final training. images: how many training images a candidate
-    sees, class-balanced; 0 for all.
+    sees, class-balanced; 0 for all. teacher: of candidates that choose one, the file of a Keras
+    model (`distill.KerasTeacher`); if none is given, the family's `TEACHER` is trained for
+    teacher_epochs on all training images.
     """
 
     in_process = False
@@ -44,29 +50,62 @@ class Proxy:
         epochs: int = 4,
         images: int = 0,
         final_epochs: int = 16,
+        teacher: str = "",
+        teacher_epochs: int = 16,
     ):
         for name, value, least in (
             ("epochs", epochs, 1),
             ("images", images, 0),
             ("final_epochs", final_epochs, 1),
+            ("teacher_epochs", teacher_epochs, 1),
         ):
             if value < least:
                 raise ValueError(f"evaluator.{name} is {value}; it must be at least {least}")
         if family not in FAMILIES:
             raise ValueError(f"no networks '{family}' to train; known: {', '.join(FAMILIES)}")
-        self.network = FAMILIES[family].network
+        self.family, self.network = family, FAMILIES[family].network
         self.dataset, self.path = dataset, path
         self.epochs, self.images, self.final_epochs = epochs, images, final_epochs
-        self.arrays: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
+        self.teacher, self.teacher_epochs = teacher, teacher_epochs
+        self.arrays: dict[tuple[str, int, str], tuple[np.ndarray, np.ndarray]] = {}
+        self.teachers: dict[int, TrainedTeacher | KerasTeacher] = {}
+        self.lessons: dict[tuple[str, int], Lessons] = {}
 
     def check(self, space: Space) -> None:
-        """Raise ValueError where the data are missing or damaged; TensorFlow is not needed."""
+        """Raise ValueError where the data are missing or damaged, a batch is larger than they are,
+        bits and method or the teacher and the images do not fit. TensorFlow is needed for a given
+        teacher only."""
         data.check(self.dataset, self.path or None)
+        values = {decision.name: decision.values for decision in space.decisions}
+        source = data.DATASETS[self.dataset]
+        whole = source.n_train - source.n_validation
+        if self.images > whole:
+            raise ValueError(
+                f"evaluator.images is {self.images}, but {self.dataset} has {whole} training "
+                "images; 0 takes them all"
+            )
+        n, largest = self.images or whole, max(values["train.batch"])
+        if largest > n:
+            raise ValueError(
+                f"train.batch may be {largest}, more than the {n} training images of a candidate; "
+                f"name smaller batches in [space], or more evaluator.images"
+            )
+        if "post_training" in values.get("bits.method", ()):
+            for name, bits in values.items():
+                if name.startswith("bits.weights.") and 1 in bits:
+                    raise ValueError(
+                        f"'{name}' may be 1, which bits.method post_training cannot take: fixed "
+                        "point needs a sign and a value; name 2 bits or more"
+                    )
+        if self.teacher:
+            KerasTeacher(self.teacher).check(values[f"{self.family}.resolution"])
 
     def start(self, folder: Path | None = None) -> None:
-        """Load the data and TensorFlow, once, in the process that trains."""
+        """Load the data and TensorFlow, once, in the process that trains; `folder` is where a
+        teacher is kept."""
         from nas.train import Trainer
 
+        self.folder = folder
         loaded = data.load(self.dataset, self.path or None)
         self.mean, self.std = data.normalization(loaded.train)
         train = loaded.train
@@ -80,16 +119,42 @@ class Proxy:
         }
         self.trainer = Trainer()
 
-    def part(self, name: str, resolution: int) -> tuple[np.ndarray, np.ndarray]:
+    def part(
+        self, name: str, resolution: int, normalization: str = "channel"
+    ) -> tuple[np.ndarray, np.ndarray]:
         """(normalized float32 images [n, r, r, 3], int32 labels [n]) of a part, kept for reuse."""
-        key = name, resolution
+        key = name, resolution, normalization
         if key not in self.arrays:
             images = self.parts[name]
-            x = (data.resize(images.x, resolution) / 255 - self.mean) / self.std
-            self.arrays[key] = x.astype(np.float32), images.y
+            pixels = data.resize(images.x, resolution)
+            self.arrays[key] = normalized(pixels, normalization, self.mean, self.std), images.y
         return self.arrays[key]
 
-    def _fit(self, choices: Choices, seed: int, part: str, epochs: int, augment: bool):
+    def lessons_of(self, part: str, resolution: int) -> Lessons:
+        """What the teacher says of a part; it is trained or loaded where it was not yet."""
+        if resolution not in self.teachers:
+            self.teachers[resolution] = (
+                KerasTeacher(self.teacher)
+                if self.teacher
+                else TrainedTeacher(
+                    self.family,
+                    self.trainer,
+                    *self.part("train", resolution),
+                    epochs=self.teacher_epochs,
+                    folder=self.folder,
+                )
+            )
+        teacher = self.teachers[resolution]
+        key = part, resolution
+        if key not in self.lessons:
+            self.lessons[key] = Lessons(
+                teacher, lambda: self.part(part, resolution, teacher.normalization)[0]
+            )
+        return self.lessons[key]
+
+    def _fit(
+        self, choices: Choices, seed: int, part: str, epochs: int, usual: Augmentation, stop=None
+    ):
         from nas.pruning import Pruning
         from nas.train import Recipe
 
@@ -101,39 +166,72 @@ class Proxy:
             warmup=warmup_share(choices),
             weight_bits=tuple(p.weights for p in bits),
             activation_bits=tuple(p.activations for p in bits),
-            augment=augment,
             compressions=tuple(compressions(choices)),
             pruning=Pruning(choices.get("prune.method", "none")),
             whole_until=WHOLE_UNTIL if choices.get("compress.weights") == "low_rank" else 0.0,
+            augmentation=augmentation(choices, usual),
+            quantizer=quantization_method(choices),
+            precision=choices.get("train.precision", "float32"),
+            optimizer=choices.get("train.optimizer", "momentum"),
+            schedule=choices.get("train.schedule", "triangle"),
+            distill_weight=choices.get("distill.weight", 0),
+            temperature=choices.get("distill.temperature", 1),
         )
         network = self.network(choices)
-        images, labels = self.part(part, network.image[0])
-        return self.trainer.fit(network, images, labels, recipe, seed=seed)
+        resolution = network.image[0]
+        teacher = self.lessons_of(part, resolution) if recipe.distill_weight else None
+        images, labels = self.part(part, resolution, normalization_of(choices))
+        return self.trainer.fit(
+            network, images, labels, recipe, seed=seed, teacher=teacher, stop=stop
+        )
 
-    def evaluate(self, choices: Choices, *, seed: int) -> Metrics:
-        """Validation accuracy and loss of a short training, with its curve and what it took."""
+    def _scored(self, trained, choices: Choices, part: str) -> tuple[float, float]:
+        """(accuracy, loss) on a part."""
+        resolution = trained.network.image[0]
+        return trained.score(*self.part(part, resolution, normalization_of(choices)))
+
+    def evaluate(
+        self, choices: Choices, *, seed: int, stop_below: Sequence[tuple[int, float]] = ()
+    ) -> Metrics:
+        """Validation accuracy and loss of a short training, with its curve and what it took.
+
+        stop_below: (epochs, accuracy), after so many of which the training ends unless the
+        validation accuracy is that high; then `stopped_at` says so. `rungs` are these accuracies.
+        """
         before = time.process_time()
-        trained = self._fit(choices, seed, "proxy", self.epochs, augment=False)
-        accuracy, loss = trained.score(*self.part("validation", self.network(choices).image[0]))
+        limits, rungs, stopped = dict(stop_below), [], False
+
+        def stop(epoch: int, trained_so_far) -> bool:
+            nonlocal stopped
+            if epoch in limits:
+                rungs.append([epoch, self._scored(trained_so_far(), choices, "validation")[0]])
+                stopped = rungs[-1][1] < limits[epoch]
+            return stopped
+
+        trained = self._fit(choices, seed, "proxy", self.epochs, OFF, stop)
+        accuracy, loss = self._scored(trained, choices, "validation")
+        epochs = len(trained.curve)
+        asked = {"rungs": rungs} if limits else {}
         return {
             "accuracy": accuracy,
             "loss": loss,
             "train_loss": trained.curve[-1]["loss"],
-            "epochs": self.epochs,
+            "epochs": epochs,
             "seconds": trained.seconds,
             "flops": trained.flops,
             "peak_share": trained.flops / self.trainer.peak(trained.recipe.precision),
             "cpu_seconds": time.process_time() - before,
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "curve": trained.curve,
+            **asked,
+            **({"stopped_at": epochs} if stopped else {}),
         }
 
     def finalize(self, choices: Choices, *, seed: int, weights: Path) -> Metrics:
         """Train longer on all training images, score on test images, write the weights."""
-        trained = self._fit(choices, seed, "train", self.final_epochs, augment=True)
-        resolution = self.network(choices).image[0]
-        accuracy, loss = trained.score(*self.part("validation", resolution))
-        test_accuracy, test_loss = trained.score(*self.part("test", resolution))
+        trained = self._fit(choices, seed, "train", self.final_epochs, USUAL)
+        accuracy, loss = self._scored(trained, choices, "validation")
+        test_accuracy, test_loss = self._scored(trained, choices, "test")
         write_tensors(
             weights, {**trained.tensors(), "image/mean": self.mean, "image/std": self.std}
         )
@@ -147,28 +245,3 @@ class Proxy:
             "seconds": trained.seconds,
             "curve": trained.curve,
         }
-
-
-def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
-    """Write named arrays as HDF5, whole or not at all."""
-    import h5py
-
-    partial = path.with_name(path.name + ".part")
-    with h5py.File(partial, "w") as file:
-        for name, array in tensors.items():
-            file[name] = array
-    partial.replace(path)
-
-
-def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """The arrays that `write_tensors` wrote, by name."""
-    import h5py
-
-    tensors: dict[str, np.ndarray] = {}
-    with h5py.File(path, "r") as file:
-        file.visititems(
-            lambda name, item: (
-                tensors.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None
-            )
-        )
-    return tensors

@@ -12,15 +12,13 @@ price of the hardware alone, or by chance.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import resource
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from nas import data
-from nas.evaluators.proxy import Proxy, read_tensors, write_tensors
+from nas.evaluators.proxy import Proxy
+from nas.run_dir import read_tensors, waiting_lock, write_tensors
 from nas.trial import Metrics
 from search_spaces import cell
 from search_spaces.precision import GROUPS, precisions
@@ -125,7 +123,7 @@ class SharedWeights:
         self.scored, self.alike = (self.proxy.part(p, resolution) for p in ("scored", "alike"))
         self.supernet = Supernet(**self.sizes)
         path = folder and folder / "shared_weights.h5"
-        with locked(path.with_suffix(".lock")) if path else contextlib.nullcontext():
+        with waiting_lock(path and path.with_suffix(".lock")):
             if path and path.exists():
                 self.supernet.set_tensors(read_tensors(path))
             else:
@@ -170,11 +168,3 @@ class SharedWeights:
     def finalize(self, choices: Choices, *, seed: int, weights: Path) -> Metrics:
         """The proxy's final training, from fresh weights."""
         return self.proxy.finalize(choices, seed=seed, weights=weights)
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a file's lock, waiting for it; the operating system frees it with its process."""
-    with open(path, "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -38,7 +38,8 @@ def outcomes(found: Findings) -> str:
     own = Counter(trial.status for trial in found.trials if trial.repeats is None)
     n_repeated = sum(trial.repeats is not None for trial in found.trials)
     counts = [
-        (own[Status.COMPLETE], "was trained", "were trained"),
+        (len(found.trained), "was trained", "were trained"),
+        (own[Status.COMPLETE] - len(found.trained), "was stopped early", "were stopped early"),
         (own[Status.INFEASIBLE], "was infeasible", "were infeasible"),
         (own[Status.FAILED], "failed", "failed"),
         (n_repeated, "repeated an earlier one", "repeated earlier ones"),

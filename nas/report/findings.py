@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nas.early_stopping import stopped
 from nas.leaderboard import final_columns
 from nas.report import drawing
 from nas.trial import Status, Trial
@@ -55,8 +56,12 @@ class Findings:
 
     @property
     def trained(self) -> list[Trial]:
-        """Trials with a training of their own that ended well, by id."""
-        return [t for t in self.trials if t.status is Status.COMPLETE and t.repeats is None]
+        """Trials with a training of their own that went to its end, by id."""
+        return [
+            t
+            for t in self.trials
+            if t.status is Status.COMPLETE and t.repeats is None and not stopped(t)
+        ]
 
     @property
     def best_final(self) -> dict:
