@@ -278,7 +278,8 @@ def test_several_runs_are_compared_first(run, tmp_path):
 
 @pytest.mark.parametrize("accelerators", [name for name in hardware.FAMILIES if name != "systolic"])
 def test_other_accelerators_are_described_by_their_own_decisions(tmp_path, accelerators):
-    bits = {name: [4, 8] for name in precision.SPACE.names if name != "bits.ends"}
+    widths = ("bits.weights.", "bits.activations.")
+    bits = {name: [4, 8] for name in precision.SPACE.names if name.startswith(widths)}
     own = hardware.FAMILIES[accelerators].space.decisions
     narrow = {d.name: list(d.values[:2]) for d in own}
     space = {k: v for k, v in SPACE.items() if not k.startswith(("hw.", "bits."))} | narrow | bits
