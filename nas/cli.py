@@ -10,17 +10,6 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-COLUMNS = {  # of the leaderboard -> heading and format on a terminal
-    "rank": ("#", "{}"),
-    "trial": ("trial", "{}"),
-    "found": ("found by", "{}"),
-    "accuracy": ("accuracy", "{:.1%}"),
-    "latency_s": ("latency", "{:.3g} ms"),
-    "energy_j": ("energy", "{:.3g} uJ"),
-    "area_mm2": ("area", "{:.1f} mm2"),
-}
-SCALES = {"latency_s": 1e3, "energy_j": 1e6}
-
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
@@ -47,17 +36,7 @@ def parser() -> argparse.ArgumentParser:
     search.add_argument(
         "--run", dest="run_dir", metavar="DIR", help="a new directory for the run (runs/PRESET-NNN)"
     )
-    search.add_argument("--data", metavar="DIR", help="where the data set lies")
     search.add_argument("--seed", type=int, help="of everything random in the run")
-    search.add_argument(
-        "--set",
-        dest="assignments",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change a setting or narrow a decision: "
-        "--set evaluator.epochs=5 --set cell.width=[8,16]",
-    )
     resume = command("resume", run_resume, "go on with a run from where it was left")
     resume.add_argument("dir", metavar="DIR")
     for sub in (search, resume):
@@ -65,11 +44,40 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--hours", type=float, help="ask for no new candidates after so long")
         sub.add_argument("--workers", type=int, help="processes that train, one core each")
 
+    comparing = command("compare", run_compare, "compare controllers on equal budgets")
+    comparing.add_argument("preset", help="a preset's name or a TOML file")
+    comparing.add_argument("--controllers", required=True, metavar="A,B,C", type=names)
+    comparing.add_argument("--seeds", type=int, default=10, metavar="N", help="of each (10)")
+    comparing.add_argument(
+        "--budgets", type=numbers, default=[30, 50, 100], metavar="K,L", help="trials (30,50,100)"
+    )
+    comparing.add_argument(
+        "--to", metavar="DIR", help="for comparison.html and .csv (runs/PRESET-compared-NNN)"
+    )
+    comparing.add_argument("--workers", type=int, help="processes, one core each")
+    for sub in (search, comparing):
+        sub.add_argument("--data", metavar="DIR", help="where the data set lies")
+        sub.add_argument(
+            "--table",
+            dest="data",
+            metavar="FILE",
+            help="the table of a preset that looks designs up",
+        )
+        sub.add_argument(
+            "--set",
+            dest="assignments",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="change a setting or narrow a decision: "
+            "--set evaluator.epochs=5 --set cell.width=[8,16]",
+        )
+
     status = command("status", run_status, "say how far a run is")
     status.add_argument("dir", metavar="DIR")
     report = command("report", run_report, "print the leaderboard; write it as a page or a table")
     report.add_argument("dirs", metavar="DIR", nargs="+")
-    report.add_argument("--top", type=int, default=10, metavar="K", help="how many networks (10)")
+    report.add_argument("--top", type=int, default=10, metavar="K", help="how many designs (10)")
     report.add_argument("--html", metavar="FILE", help="write the report to FILE")
     report.add_argument("--csv", metavar="FILE", help="write the whole leaderboard to FILE")
     export = command("export", run_export, "write a design that was trained to the end as Keras")
@@ -116,6 +124,16 @@ def parser() -> argparse.ArgumentParser:
         choices=["spaces", "controllers", "evaluators", "rewards", "accelerators", "presets"],
     )
     return top
+
+
+def names(text: str) -> list[str]:
+    """`a,b,c` as a list."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def numbers(text: str) -> list[int]:
+    """`30,50` as a list."""
+    return [int(number) for number in text.split(",")]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -165,6 +183,28 @@ def run_resume(options: argparse.Namespace) -> None:
     show_result(run)
 
 
+def run_compare(options: argparse.Namespace) -> None:
+    from nas import words
+    from nas.compare import compare
+    from nas.run import RUNS
+    from nas.run_dir import next_run
+
+    to = options.to or next_run(RUNS, f"{Path(options.preset).stem}-compared")
+    found = compare(
+        options.preset,
+        options.controllers,
+        seeds=options.seeds,
+        budgets=options.budgets,
+        to=to,
+        data=options.data or "",
+        workers=options.workers,
+        assignments=tuple(options.assignments),
+    )
+    for measure in found.curves:
+        print_aligned([[words.ascii(cell) for cell in line] for line in found.lines(measure)])
+    print(f"charts: {Path(to) / 'comparison.html'}\ntable:  {Path(to) / 'comparison.csv'}")
+
+
 class resumable:
     """Says how to go on where a search was interrupted."""
 
@@ -181,52 +221,30 @@ class resumable:
 
 def show_result(run) -> None:
     """The leaderboard, the best design and where everything is."""
-    table = run.leaderboard()
-    print_table(table, 10)
-    finals = run.finals()
-    for trial, (metrics, _) in finals.items():
-        print(
-            f"trial {trial}, trained {metrics['epochs']} epochs: "
-            f"{metrics['test_accuracy']:.1%} on {metrics['n_test']} untouched test images"
-        )
-    if len(table):
-        best = int(table["trial"][0])
-        if best in finals:
-            print(
-                f"\nbest design: trial {best}, test accuracy {finals[best][0]['test_accuracy']:.1%}"
-            )
+    from nas import words
+
+    best = print_table(run, 10)
+    for trial, (metrics, _) in run.finals().items():
+        names = [name for name in run.evaluator.final_metrics if name != "cost"]
+        figures = [f"{words.label(name)} {words.value(name, metrics[name])}" for name in names]
+        on = f" on {metrics['n_test']:,} untouched test images" if "n_test" in metrics else ""
+        which = f"trial {trial}{', the best design' if trial == best else ''}"
+        print(words.ascii(f"{which}, trained longer: {', '.join(figures)}{on}"))
     print(f"report:      {run.dir.report}\nleaderboard: {run.dir.leaderboard}")
 
 
-def print_table(table, top: int) -> None:
-    """The best row of each of the first `top` networks of a leaderboard, aligned."""
-    if not len(table):
+def print_table(run, top: int) -> int | None:
+    """The first `top` designs of a leaderboard, each on its best accelerator; the best's trial."""
+    from nas import words
+    from nas.report.findings import gather
+    from nas.report.results import text_table
+
+    found = gather(run)
+    if not found.designs:
         print("no design was trained within the constraints yet")
-        return
-    rewards = [name for name in table.columns if name.startswith("reward:")]
-    columns = dict(COLUMNS)
-    if len(rewards) == 1:
-        columns[rewards[0]] = ("reward", "{:.4f}")
-    lines = [[heading for heading, _ in columns.values()] + ["network", "bits w/a", "array"]]
-    for _, row in table.drop_duplicates("trial").head(top).iterrows():
-        cells = [
-            form.format(row[name] * SCALES[name] if name in SCALES else row[name])
-            for name, (_, form) in columns.items()
-        ]
-        bits = [
-            f"{row[f'bits.weights.stage{i}']:.0f}/{row[f'bits.activations.stage{i}']:.0f}"
-            for i in range(3)
-        ]
-        lines.append(
-            [
-                *cells,
-                f"{row['cell.depth']}x{row['cell.width']} @{row['cell.resolution']}",
-                " ".join(bits),
-                f"{row['hw.rows']}x{row['hw.columns']} {row['hw.dataflow']} {row['hw.multiplier']} "
-                f"{row['hw.clock_mhz']} MHz",
-            ]
-        )
-    print_aligned(lines)
+        return None
+    print_aligned([[words.ascii(cell) for cell in line] for line in text_table(found, top)])
+    return int(found.board["trial"][0])
 
 
 def print_aligned(lines: list[list[str]]) -> None:
@@ -257,10 +275,11 @@ def run_status(options: argparse.Namespace) -> None:
             counts["of the trained stopped early"] = store.count(stopped)
         finals = len(store.finals())
     total = run.config["trials"]
+    wanted = run.config["final"]["top"] if run.evaluator.final_metrics else 0
     print(
         f"{options.dir}: {counts['trained'] + counts['failed']} of {total} trials, "
         + ", ".join(f"{n} {name}" for name, n in counts.items())
-        + f", {finals} of {run.config['final']['top']} final trainings"
+        + f", {finals} of {wanted} final trainings"
     )
     print(
         f"in use by {run.dir.holder()}"
@@ -281,7 +300,7 @@ def run_report(options: argparse.Namespace) -> None:
     for run in runs:
         if len(runs) > 1:
             print(run.dir.path)
-        print_table(run.leaderboard(), options.top)
+        print_table(run, options.top)
     if options.csv:
         import pandas
 
@@ -358,13 +377,13 @@ def run_list(options: argparse.Namespace) -> None:
     from nas import config, controllers, evaluators, reward
 
     tables = {
-        "controllers": controllers.CONTROLLERS,
+        "controllers": controllers.CONTROLLERS | controllers.FOREIGN,
         "evaluators": evaluators.EVALUATORS,
         "rewards": reward.REWARDS,
     }
     if options.what in tables:
         for name, cls in tables[options.what].items():
-            print(f"{name:16} {(cls.__doc__ or '').splitlines()[0]}")
+            print(f"{name:22} {(cls.__doc__ or '').splitlines()[0]}")
     elif options.what == "presets":
         for name, text in config.presets().items():
             print(f"{name:16} {text}")

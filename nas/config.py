@@ -1,7 +1,8 @@
 """The configuration of a run: presets and TOML files, defaults written out, mistakes named.
 
 preset, trials, seed, workers, in_flight, hours, constraints
-[space]       network = "cell", and decision = value or [values] to narrow it
+[space]       network = "cell", accelerators = "systolic", and decision = value or [values] to
+              narrow it; network = "table" where the evaluator is a table, whose space it is
 [evaluator]   name = "proxy", and its options
 [controller]  name = "evolution", and its options
 [reward]      name = "mnasnet", and its options
@@ -11,20 +12,23 @@ preset, trials, seed, workers, in_flight, hours, constraints
 
 from __future__ import annotations
 
+import functools
 import inspect
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from nas import controllers, evaluators, reward
 from nas.early_stopping import EarlyStopping
+from nas.outlook import Priced, Tabled
+from nas.pricing import price_designs
 from nas.run_dir import RunError
 from nas.table import look_up, options
-from nas.trial import METRICS
-from search_spaces import FAMILIES, Space, joint
-from search_spaces.space import nearest
+from nas.trial import HARDWARE_METRICS, STEP_METRICS, TRAINING_METRICS, Metrics
+from search_spaces import FAMILIES, Space, hardware, joint
+from search_spaces.space import Choices, nearest
 
 DEFAULTS: dict[str, Any] = {
     "preset": "",
@@ -44,10 +48,11 @@ DEFAULTS: dict[str, Any] = {
 LEAST = {"trials": 1, "seed": 0, "workers": 1, "in_flight": 1, "hours": 0, "top": 0, "reduction": 2}
 TABLES = {
     "evaluator": evaluators.EVALUATORS,
-    "controller": controllers.CONTROLLERS,
+    "controller": controllers.CONTROLLERS | controllers.FOREIGN,
     "reward": reward.REWARDS,
 }
-HANDED_OVER = ("seed", "n_objectives", "family")  # by the run, never configured
+TABLE = "table"  # the network family, and the evaluator, of measured designs
+HANDED_OVER = (*controllers.HANDED_OVER, "family")  # by the run, never configured
 
 
 class ConfigError(ValueError):
@@ -137,6 +142,9 @@ def complete(table: Mapping) -> dict:
             config[key][name] = typed(name, value, DEFAULTS[key][name])
     for key, choices in TABLES.items():
         config[key] = with_options(key, config[key], choices)
+    if is_priced(config):
+        config["space"].setdefault("accelerators", "systolic")
+    make_evaluator(config)
     make_space(config)
     make_reward(config)
     make_constraints(config)
@@ -184,20 +192,54 @@ def _options(config: dict, section: str) -> dict:
 
 
 def make_space(config: dict) -> Space:
-    """The joint space, narrowed as configured."""
+    """The joint space or the table's, narrowed as configured."""
     narrowed = dict(config["space"])
-    family = narrowed.pop("network")
-    if family not in FAMILIES:
+    family, accelerators = narrowed.pop("network"), narrowed.pop("accelerators", None)
+    if not is_priced(config):
+        return make_evaluator(config).space.restrict(narrowed)
+    if accelerators not in hardware.FAMILIES:
+        hint = nearest(str(accelerators), hardware.FAMILIES)
+        raise ConfigError(f"unknown accelerators '{accelerators}'; {hint}")
+    return joint(family, accelerators).restrict(narrowed)
+
+
+def is_priced(config: dict) -> bool:
+    """Whether candidates run on accelerators of the hardware model. ConfigError for a network that
+    there is not, or that the evaluator cannot evaluate."""
+    family, evaluator = config["space"]["network"], config["evaluator"]["name"]
+    if (family == TABLE) != (evaluator == TABLE):
+        raise ConfigError(
+            f"space.network is '{family}' and evaluator.name '{evaluator}'; a table is both: set "
+            'space.network = "table" and evaluator.name = "table"'
+        )
+    if family != TABLE and family not in FAMILIES:
         raise ConfigError(f"unknown network '{family}'; {nearest(str(family), FAMILIES)}")
-    return joint(family).restrict(narrowed)
+    return family != TABLE
+
+
+def make_price(config: dict) -> Callable[[Sequence[Choices]], list[tuple[Metrics, str | None]]]:
+    """Designs -> what is known of each before it is evaluated, and why it cannot be, or None."""
+    if not is_priced(config):
+        return make_evaluator(config).price
+    constrained = {constraint.metric for constraint in make_constraints(config)}
+    named = constrained.union(make_reward(config).needs)
+    return functools.partial(price_designs, config["space"]["network"], named=named)
+
+
+def metrics(config: dict) -> tuple[str, ...]:
+    """The names of the metrics that a trial will have."""
+    measured = make_evaluator(config).metrics
+    return (*HARDWARE_METRICS, *STEP_METRICS, *measured) if is_priced(config) else measured
 
 
 def make_reward(config: dict):
-    return reward.make(config["reward"]["name"], **_options(config, "reward"))
+    known = metrics(config)
+    return reward.make(config["reward"]["name"], known=known, **_options(config, "reward"))
 
 
 def make_constraints(config: dict) -> list:
-    return [reward.Constraint.parse(text, METRICS) for text in config["constraints"]]
+    known = metrics(config)
+    return [reward.Constraint.parse(text, known) for text in config["constraints"]]
 
 
 def make_controller(config: dict):
@@ -206,7 +248,23 @@ def make_controller(config: dict):
         make_space(config),
         seed=config["seed"],
         n_objectives=make_reward(config).n_objectives,
+        outlook=make_outlook(config),
         **_options(config, "controller"),
+    )
+
+
+def make_outlook(config: dict) -> Priced | Tabled | None:
+    """What is known without training; nothing to tell apart where the reward is of costs alone."""
+    space, reward, constraints = make_space(config), make_reward(config), make_constraints(config)
+    if is_priced(config):
+        if set(reward.needs).isdisjoint(TRAINING_METRICS):
+            return None
+        return Priced(config["space"]["network"], space, reward, constraints)
+    table = make_evaluator(config)
+    return (
+        None
+        if table.costs.keys() >= set(reward.needs)
+        else Tabled(table, space, reward, constraints)
     )
 
 

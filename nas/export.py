@@ -41,6 +41,8 @@ def keras_model(run: Run, trial_id: int) -> tuple[keras.Model, dict[str, dict]]:
     """
     import keras
 
+    if run.sweep is None:
+        raise ValueError(f"{run.dir.path} looked designs up in a table: there is none to export")
     finals = run.finals()
     if trial_id not in finals:
         there = ", ".join(map(str, finals)) or "none yet"

@@ -1,9 +1,10 @@
 """The leaderboard: trained designs as they were proposed, and the best that the sweep found.
 
 Columns: `rank`; `trial` (the id of the training behind the row); `found` ("search": as proposed,
-"sweep": the same network on another accelerator); `front` (no other row is better in accuracy,
-latency and energy at once); the reward's objectives; the metrics; `test_accuracy` where the design
-was trained longer at the end; then the choices, one column a decision, empty where not active.
+"sweep": the same network on another accelerator); `front` (no other row is better in all that the
+reward is made of at once); the reward's objectives; the metrics; those of the final training, such
+as `test_accuracy`, where there was one; then the choices, one column a decision, empty where not
+active.
 """
 
 from __future__ import annotations
@@ -14,8 +15,7 @@ import numpy as np
 
 from nas import pareto
 from nas.early_stopping import stopped
-from nas.progress import front_objectives
-from nas.reward import violations
+from nas.reward import Pareto, violations
 from nas.trial import Status, Trial
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from nas.run import Run
 
-METRICS = (
+PRICED = (  # where there is an accelerator; a table's are its own
     "accuracy",
     "latency_s",
     "energy_j",
@@ -53,15 +53,15 @@ def entries(run: Run) -> list[tuple[Trial, str]]:
         and not stopped(t)
         and not violations(run.constraints, t.metrics)
     ]
-    pairs = [pair for trial in trials for pair in run.sweep.of(trial)]
-    on_front = pareto.front(front_objectives(trials + pairs))[len(trials) :]
+    pairs = [pair for trial in trials for pair in run.sweep.of(trial)] if run.sweep else []
+    on_front = pareto.front(run.front(trials + pairs))[len(trials) :]
     kept = set(np.flatnonzero(on_front).tolist())
     if run.reward.n_objectives == 1 and pairs:
         scores = run.reward(pairs)[:, 0]
         ids = np.array([pair.id for pair in pairs])
         for id in np.unique(ids):
             rows = np.flatnonzero(ids == id)
-            kept.add(int(rows[best_first([pairs[i] for i in rows], -scores[rows])[0]]))
+            kept.add(int(rows[best_first(run, [pairs[i] for i in rows], -scores[rows])[0]]))
     own = {t.id: tuple(t.proposal.encoding) for t in trials}
     return [(t, "search") for t in trials] + [
         (pairs[i], "sweep")
@@ -70,17 +70,30 @@ def entries(run: Run) -> list[tuple[Trial, str]]:
     ]
 
 
-def best_first(designs: list[Trial], level: np.ndarray) -> np.ndarray:
-    """The order of designs by `level`, lower first; equals by accuracy, then area, then latency."""
-    accuracy, area, latency = (
-        np.array([design.metrics[name] for design in designs], float)
-        for name in ("accuracy", "area_mm2", "latency_s")
-    )
-    return np.lexsort((latency, area, -accuracy, level))
+def best_first(run: Run, designs: list[Trial], level: np.ndarray) -> np.ndarray:
+    """The order of designs by `level`, lower first; equals by the first metric of the reward, then
+    by area where there is one, then by the reward's other metrics."""
+    first, *others = run.reward.goals
+    if run.sweep and "area_mm2" not in run.reward.needs:
+        others.insert(0, "-area_mm2")
+    return np.lexsort((*-Pareto(objectives=(first, *others))(designs).T[::-1], level))
+
+
+def metrics_shown(run: Run) -> tuple[str, ...]:
+    """The metrics that have a column."""
+    return PRICED if run.sweep else run.evaluator.metrics
+
+
+def final_columns(run: Run) -> dict[str, str]:
+    """Column -> metric of the final training."""
+    shown = metrics_shown(run)
+    finals = [metric for metric in run.evaluator.final_metrics if metric != "cost"]
+    return {f"final_{metric}" if metric in shown else metric: metric for metric in finals}
 
 
 def leaderboard(run: Run) -> pandas.DataFrame:
-    """The table described above, best first: by the reward, or by its fronts, then accuracy."""
+    """The table described above, best first: by the reward, or by its fronts and their first
+    metric."""
     import pandas
 
     found = entries(run)
@@ -90,8 +103,9 @@ def leaderboard(run: Run) -> pandas.DataFrame:
         level = -objectives[:, 0]
     else:
         level = pareto.ranks(objectives).astype(float)
-    order = best_first(designs, level)
-    front = pareto.front(front_objectives(designs))
+    order = best_first(run, designs, level)
+    front = pareto.front(run.front(designs))
+    final_of = final_columns(run)
     finals = run.finals()
     rows = []
     for rank, i in enumerate(order, start=1):
@@ -105,8 +119,8 @@ def leaderboard(run: Run) -> pandas.DataFrame:
                 "found": how,
                 "front": bool(front[i]),
                 **{f"reward:{name}": objectives[i, j] for j, name in enumerate(run.reward.names)},
-                **{name: design.metrics.get(name, np.nan) for name in METRICS},
-                "test_accuracy": final.get("test_accuracy", np.nan),
+                **{name: design.metrics.get(name, np.nan) for name in metrics_shown(run)},
+                **{column: final.get(metric, np.nan) for column, metric in final_of.items()},
                 **{name: choices.get(name) for name in run.space.names},
             }
         )
@@ -116,8 +130,8 @@ def leaderboard(run: Run) -> pandas.DataFrame:
         "found",
         "front",
         *(f"reward:{name}" for name in run.reward.names),
-        *METRICS,
-        "test_accuracy",
+        *metrics_shown(run),
+        *final_of,
         *run.space.names,
     ]
     return pandas.DataFrame(rows, columns=columns)

@@ -7,6 +7,7 @@ the training batch, with momentum and a 32-bit copy of the weights, tensors whol
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 
@@ -24,24 +25,42 @@ FORMAT_BITS: Mapping[str, int] = MappingProxyType({"float32": 32, "bfloat16": 16
 MASTER_BITS = 32  # of the weights that are updated, and of their momentum
 
 
-def metrics_of(cost: hwmodel.Cost, layers: hwmodel.Layers, batch: int, at: tuple) -> Metrics:
-    """The metrics of one priced pair. latency_s is of one batch; energy_j and dram_bytes of one
-    image."""
-    latency_s = float(cost.latency_s[at])
-    return {
-        "latency_s": latency_s,
-        "images_per_s": batch / latency_s,
-        "energy_j": float(cost.energy_j[at]) / batch,
-        "area_mm2": float(cost.area_mm2[at]),
-        "cycles": float(cost.cycles[at]),
-        "dram_bytes": float(cost.dram_bytes[at]) / batch,
-        "sram_bytes": float(cost.sram_bytes[at]) / batch,
-        "utilization": float(cost.utilization[at]),
-        "peak_memory_bytes": float(cost.peak_memory_bytes[at]),
-        "macs": float(layers.macs[0]) / batch,
-        "params": float(layers.params[0]),
-        "weight_bytes": float(layers.parameter_bytes.sum()),
+def figures_of(
+    cost: hwmodel.Cost, tables: Sequence[hwmodel.Layers], batches: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """HARDWARE_METRICS of priced networks, each in the shape of `cost`, [n] or [n, configs].
+
+    tables, batches: layers and serving batch of each network. latency_s is of one batch; energy_j,
+    dram_bytes and sram_bytes of one image.
+    """
+    shape = cost.latency_s.shape
+
+    def column(values) -> np.ndarray:
+        return np.reshape(values, (-1,) + (1,) * (len(shape) - 1))
+
+    batch = column(batches)
+    of_network = {
+        "macs": column([float(table.macs[0]) for table in tables]) / batch,
+        "params": column([float(table.params[0]) for table in tables]),
+        "weight_bytes": column([float(table.parameter_bytes.sum()) for table in tables]),
     }
+    return {
+        "latency_s": cost.latency_s,
+        "images_per_s": batch / cost.latency_s,
+        "energy_j": cost.energy_j / batch,
+        "area_mm2": cost.area_mm2,
+        "cycles": cost.cycles,
+        "dram_bytes": cost.dram_bytes / batch,
+        "sram_bytes": cost.sram_bytes / batch,
+        "utilization": cost.utilization,
+        "peak_memory_bytes": cost.peak_memory_bytes,
+        **{name: np.broadcast_to(values, shape) for name, values in of_network.items()},
+    }
+
+
+def at(figures: Mapping[str, np.ndarray], place: int | tuple) -> Metrics:
+    """One design's metrics out of arrays of them."""
+    return {name: float(values[place]) for name, values in figures.items()}
 
 
 def requires_training(named: Collection[str]) -> bool:
@@ -95,12 +114,12 @@ def price_training(family: str, designs: Sequence[Choices]) -> list[tuple[Metric
         cost = hwmodel.price(step.layers, hardware.configs_of(some), pairing="paired")
         batch = np.array([choices["train.batch"] for choices in some])
         figures = step_figures(cost, step, batch)
-        for at, i in enumerate(places):
-            if cost.feasible[at]:
-                outcome[i] = {name: float(values[at]) for name, values in figures.items()}, None
+        for place, i in enumerate(places):
+            if cost.feasible[place]:
+                outcome[i] = at(figures, place), None
             else:
                 precision = training_precision(designs[i])
-                outcome[i] = {}, f"a training step in {precision}: {cost.reason(at)}"
+                outcome[i] = {}, f"a training step in {precision}: {cost.reason(place)}"
     return outcome
 
 
@@ -124,11 +143,52 @@ def price_designs(
         table = hwmodel.Layers.concat([each.folded() for each in layers.values()])
         configs = hardware.configs_of([designs[i] for i in layers])
         cost = hwmodel.price(table, configs, pairing="paired")
-        for at, (i, each) in enumerate(layers.items()):
-            metrics = metrics_of(cost, each, designs[i]["serve.batch"], (at,))
-            outcome[i] = metrics, None if cost.feasible[at] else cost.reason(at)
+        batches = [designs[i]["serve.batch"] for i in layers]
+        figures = figures_of(cost, list(layers.values()), batches)
+        for place, i in enumerate(layers):
+            reason = None if cost.feasible[place] else cost.reason(place)
+            outcome[i] = at(figures, place), reason
     trained = [i for i in layers if outcome[i][1] is None and prices_training(designs[i], named)]
     steps = price_training(family, [designs[i] for i in trained])
     for i, (metrics, reason) in zip(trained, steps, strict=True):
         outcome[i] = outcome[i][0] | metrics, reason if requires_training(named) else None
     return outcome
+
+
+def price_grid(
+    family: str, designs: Sequence[Choices], configs, named: Collection[str] = ()
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Metrics of every design on every accelerator, and which pairs can be built: [n, configs].
+
+    As `price_designs`, with many accelerators in place of each design's own; NaN where a pair has
+    no such figure.
+    """
+    feasible = np.zeros((len(designs), len(configs)), bool)
+    found: dict[str, np.ndarray] = {}
+
+    def enter(rows, figures: Mapping[str, np.ndarray]) -> None:
+        for name, values in figures.items():
+            found.setdefault(name, np.full(feasible.shape, np.nan))[rows] = values
+
+    tables: dict[int, hwmodel.Layers] = {}
+    for i, choices in enumerate(designs):
+        with contextlib.suppress(UnbuildableError):
+            tables[i] = FAMILIES[family].layers(choices)
+    if tables:
+        rows = list(tables)
+        table = hwmodel.Layers.concat([each.folded() for each in tables.values()])
+        cost = hwmodel.price(table, configs)
+        batches = [designs[i]["serve.batch"] for i in rows]
+        enter(rows, figures_of(cost, list(tables.values()), batches))
+        feasible[rows] = cost.feasible
+    for i in tables:
+        if not prices_training(designs[i], named):
+            continue
+        step = step_of(family, [designs[i]])
+        cost = hwmodel.price(step.layers, configs)
+        trains = cost.feasible[0]
+        figures = step_figures(cost, step, designs[i]["train.batch"])
+        enter(i, {name: np.where(trains, values[0], np.nan) for name, values in figures.items()})
+        if requires_training(named):
+            feasible[i] &= trains
+    return found, feasible

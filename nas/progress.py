@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from nas import pareto
+from nas import pareto, words
 from nas.early_stopping import stopped
 from nas.trial import Status, Trial
 
@@ -16,13 +16,6 @@ if TYPE_CHECKING:
     from nas.run import Run
 
 log = logging.getLogger("nas")
-FRONT = ("accuracy", "latency_s", "energy_j")  # what the front shown is over: up, down, down
-
-
-def front_objectives(trials: list[Trial]) -> np.ndarray:
-    """Accuracy, minus latency, minus energy of complete trials: float [n, 3]."""
-    rows = [[t.metrics[FRONT[0]], *(-t.metrics[name] for name in FRONT[1:])] for t in trials]
-    return np.array(rows, float).reshape(-1, len(FRONT))
 
 
 class Progress:
@@ -34,8 +27,9 @@ class Progress:
         trained = [t for t in told if t.status is not Status.INFEASIBLE]
         complete = [t for t in trained if t.status is Status.COMPLETE and not stopped(t)]
         self.n_infeasible = len(told) - len(trained)
-        self.best = max((t.metrics["accuracy"] for t in complete), default=0.0)
-        self.front = front_objectives(complete)
+        self.objectives = run.front
+        self.metrics = run.front.needs
+        self.front = self.objectives(complete)
         self.front = self.front[pareto.front(self.front)]
         self.bar = tqdm(
             total=n_trials,
@@ -75,16 +69,18 @@ class Progress:
                 trial.metrics["accuracy"],
             )
         else:
-            log.info(
-                "trial %d: accuracy %.4f, latency %.3g s, energy %.3g J",
-                trial.id,
-                *(trial.metrics[name] for name in FRONT),
-            )
-            self.best = max(self.best, trial.metrics["accuracy"])
-            points = np.concatenate([self.front, front_objectives([trial])])
+            figures = (f"{name} {trial.metrics[name]:.4g}" for name in self.metrics)
+            log.info("trial %d: %s", trial.id, ", ".join(figures))
+            points = np.concatenate([self.front, self.objectives([trial])])
             self.front = points[pareto.front(points)]
+        sign, firsts = self.objectives.signs[0], self.front[:, 0]
+        best = sign * firsts.max() if len(firsts) else None  # of the first goal
         self.bar.set_postfix(
-            {"best": f"{self.best:.1%}", "front": len(self.front), "infeasible": self.n_infeasible},
+            {
+                "best": words.ascii(words.value(self.metrics[0], best)),
+                "front": len(self.front),
+                "infeasible": self.n_infeasible,
+            },
             refresh=False,
         )
         self.bar.update()

@@ -26,19 +26,38 @@ TARGETS: Mapping[str, float] = MappingProxyType({"latency_s": 1e-3, "energy_j": 
 class Reward(Protocol):
     """Trials -> objectives.
 
-    names: the objective columns. needs: the metrics that they are made of.
+    names: the objective columns. goals: the metrics that they are made of, those to minimize with
+    a minus; the front that is shown is over them. needs: those metrics, without signs; `of` takes
+    them as arrays [..., needs], finite, and gives [..., n_objectives].
     """
 
     names: tuple[str, ...]
+    goals: tuple[str, ...]
     needs: tuple[str, ...]
 
     @property
     def n_objectives(self) -> int: ...
 
+    def of(self, metrics: np.ndarray) -> np.ndarray: ...
+
     def __call__(self, trials: Sequence[Trial]) -> np.ndarray: ...
 
 
-class MnasNet:
+class OfMetrics:
+    """What all rewards here share: trials are judged by their metrics, their goals unsigned."""
+
+    goals: tuple[str, ...]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return tuple(goal.removeprefix("-") for goal in self.goals)
+
+    def __call__(self, trials: Sequence[Trial]) -> np.ndarray:
+        """Objectives [n, m]."""
+        return _finite(self.of(columns(trials, self.needs)))
+
+
+class MnasNet(OfMetrics):
     """Accuracy times (metric / target)^w for every target (Tan et al., 1807.11626, equation 2).
 
     w is `alpha` within the target and `beta` beyond it. Equal, as here, they bend the reward softly
@@ -64,18 +83,16 @@ class MnasNet:
                 )
         self.targets = _targets("mnasnet", targets)
         self.alpha, self.beta = alpha, beta
-        self.needs = ("accuracy", *self.targets)
+        self.goals = ("accuracy", *(f"-{metric}" for metric in self.targets))
 
-    def __call__(self, trials: Sequence[Trial]) -> np.ndarray:
-        """Objectives [n, 1]."""
-        accuracy, *costs = columns(trials, self.needs).T
-        ratios = np.array(costs) / np.array(list(self.targets.values()))[:, None]  # [targets, n]
+    def of(self, metrics: np.ndarray) -> np.ndarray:
+        ratios = metrics[..., 1:] / np.array(list(self.targets.values()))
         with np.errstate(divide="ignore", invalid="ignore"):
             factors = ratios ** np.where(ratios <= 1, self.alpha, self.beta)
-            return _finite((accuracy * factors.prod(axis=0))[:, None])
+            return metrics[..., :1] * factors.prod(axis=-1, keepdims=True)
 
 
-class TuNAS:
+class TuNAS(OfMetrics):
     """Accuracy plus beta |metric / target - 1| for every target (Bender et al., 2008.06120).
 
     The absolute reward: a candidate below its target is as far off as one above it.
@@ -89,16 +106,14 @@ class TuNAS:
             raise ValueError(f"tunas: beta is below 0, else misses pay; got {beta!r}; try -0.1")
         self.targets = _targets("tunas", targets)
         self.beta = beta
-        self.needs = ("accuracy", *self.targets)
+        self.goals = ("accuracy", *(f"-{metric}" for metric in self.targets))
 
-    def __call__(self, trials: Sequence[Trial]) -> np.ndarray:
-        """Objectives [n, 1]."""
-        accuracy, *costs = columns(trials, self.needs).T
-        ratios = np.array(costs) / np.array(list(self.targets.values()))[:, None]  # [targets, n]
-        return _finite((accuracy + self.beta * np.abs(ratios - 1).sum(axis=0))[:, None])
+    def of(self, metrics: np.ndarray) -> np.ndarray:
+        ratios = metrics[..., 1:] / np.array(list(self.targets.values()))
+        return metrics[..., :1] + self.beta * np.abs(ratios - 1).sum(axis=-1, keepdims=True)
 
 
-class Weighted:
+class Weighted(OfMetrics):
     """A weighted sum inside thresholds, else a punishment (Jiang et al., 2002.05022).
 
     weights: a threshold -> the weight of its metric, as {"accuracy >= 0.5": 2, "latency_s <= 1e-3":
@@ -133,19 +148,20 @@ class Weighted:
                     f"weighted: '{c}' cannot be normalized; a '>=' threshold is a fraction from 0 "
                     "to below 1, a '<=' threshold is above 0"
                 )
-        self.needs = tuple(c.metric for c in self.thresholds)
+        senses = {c.metric: c.sense for c in reversed(self.thresholds)}
+        self.goals = tuple(f"{'-' if s == '<=' else ''}{metric}" for metric, s in senses.items())
 
-    def __call__(self, trials: Sequence[Trial]) -> np.ndarray:
-        """Objectives [n, 1]."""
+    def of(self, metrics: np.ndarray) -> np.ndarray:
         bounds = np.array([c.bound for c in self.thresholds])
         bests = np.array([1.0 if c.sense == ">=" else 0.0 for c in self.thresholds])
-        gains = (columns(trials, self.needs) - bounds) / (bests - bounds)  # [n, thresholds]
+        metrics = metrics[..., [self.needs.index(c.metric) for c in self.thresholds]]
+        gains = (metrics - bounds) / (bests - bounds)  # [..., thresholds]
         inside = gains @ (self.weights / self.weights.sum())
-        outside = np.minimum(gains, 0).sum(axis=1)
-        return _finite(np.where(outside < 0, outside, inside)[:, None])
+        outside = np.minimum(gains, 0).sum(axis=-1)
+        return np.where(outside < 0, outside, inside)[..., None]
 
 
-class Pareto:
+class Pareto(OfMetrics):
     """Several objectives side by side: names of metrics, with a minus for those to minimize."""
 
     def __init__(self, *, objectives: Sequence[str] = ("accuracy", "-latency_s", "-energy_j")):
@@ -154,17 +170,15 @@ class Pareto:
                 f"pareto: objectives are different metrics and at least one; got {objectives!r}; "
                 'try ["accuracy", "-latency_s"]'
             )
-        self.names = tuple(map(str, objectives))
-        self.needs = tuple(name.removeprefix("-") for name in self.names)
+        self.names = self.goals = tuple(map(str, objectives))
         self.signs = np.array([-1.0 if name.startswith("-") else 1.0 for name in self.names])
 
     @property
     def n_objectives(self) -> int:
         return len(self.names)
 
-    def __call__(self, trials: Sequence[Trial]) -> np.ndarray:
-        """Objectives [n, m], a column for each name."""
-        return columns(trials, self.needs) * self.signs
+    def of(self, metrics: np.ndarray) -> np.ndarray:
+        return metrics * self.signs
 
 
 REWARDS: dict[str, type] = {
@@ -228,13 +242,24 @@ def violations(constraints: Iterable[Constraint], metrics: Metrics) -> list[str]
     """What a candidate breaks, a phrase for each constraint; empty if it keeps them all.
 
     Only constraints on the metrics given are judged, so that those on hardware can be before
-    training, when accuracy is not known yet, and all of them after it.
+    training, when accuracy is not known yet, and all of them after it. None is a stored NaN.
     """
+    given = {name: math.nan if value is None else value for name, value in metrics.items()}
     return [
-        f"{c.metric} = {metrics[c.metric]:.4g} breaks {c}"
+        f"{c.metric} = {given[c.metric]:.4g} breaks {c}"
         for c in constraints
-        if c.metric in metrics and not c.holds(metrics[c.metric])
+        if c.metric in given and not c.holds(given[c.metric])
     ]
+
+
+def lost(reward: Reward, metrics: Metrics) -> str | None:
+    """What is wrong with the metrics of a training, which need all that the reward is made of, and
+    no accuracy that is not a number; None if nothing is."""
+    for name in (*reward.needs, "accuracy"):
+        value = metrics.get(name, None if name in reward.needs else 0.0)
+        if value is None or not math.isfinite(value):
+            return f"the {name} is {value}"
+    return None
 
 
 def columns(trials: Sequence[Trial], names: Sequence[str]) -> np.ndarray:

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas import config as configuration
-from nas.executor import LocalExecutor
+from nas import feasibility
+from nas.executor import InProcess, LocalExecutor
 from nas.progress import Progress
+from nas.reward import Pareto
 from nas.run_dir import RunDir, RunError, next_run, write_whole
 from nas.search import Search
 from nas.store import Store
@@ -38,10 +40,14 @@ class Run:
         self.config = configuration.load_run(self.table)
         self.space: Space = configuration.make_space(self.config)
         self.reward = configuration.make_reward(self.config)
+        self.front = Pareto(objectives=self.reward.goals)  # what the front shown is over
         self.constraints = configuration.make_constraints(self.config)
-        self.sweep = Sweep(
-            self.config["space"]["network"], self.space, self.constraints, self.reward.needs
-        )
+        self.evaluator = configuration.make_evaluator(self.config)
+        self.sweep: Sweep | None = None  # where there are accelerators to sweep over
+        if configuration.is_priced(self.config):
+            self.sweep = Sweep(
+                self.config["space"]["network"], self.space, self.constraints, self.reward.needs
+            )
 
     def __repr__(self) -> str:
         return f"Run('{self.dir.path}')"
@@ -100,9 +106,9 @@ def search(
     """Begin a run and stay until its leaderboard: `nas.search("quickstart", trials=40)`.
 
     preset: the name of a preset or the path of a TOML file. run_dir: a new directory, by default
-    the next `runs/<preset>-NNN`. data: where the data set lies. settings: a table as the TOML file
-    has it, merged over the preset. assignments: `key=value` texts as `--set` takes them.
-    overrides: top-level keys such as trials, seed, workers, hours.
+    the next `runs/<preset>-NNN`. data: where the data set or the table lies. settings: a table as
+    the TOML file has it, merged over the preset. assignments: `key=value` texts as `--set` takes
+    them. overrides: top-level keys such as trials, seed, workers, hours.
 
     Raises ValueError (ConfigError, DataError, RunError) before anything is written; SearchError or
     ExecutorError where the run cannot go on, with everything so far kept.
@@ -118,7 +124,13 @@ def search(
     if config["evaluator"].get("teacher"):  # a resumed run may begin in another folder
         config["evaluator"]["teacher"] = str(Path(config["evaluator"]["teacher"]).resolve())
     configuration.make_evaluator(config).check(configuration.make_space(config))
-    run_dir = RunDir(run_dir or new_run_dir(config["preset"]))
+    feasibility.check(config)
+    return begin(config, run_dir or new_run_dir(config["preset"]), progress=progress)
+
+
+def begin(config: dict, path: str | Path, *, progress: bool = True) -> Run:
+    """Begin a run of a checked, complete configuration in a new directory. Raises as `search`."""
+    run_dir = RunDir(path)
     run_dir.check_new()
     run_dir.path.mkdir(parents=True, exist_ok=True)
     with run_dir.locked():
@@ -201,26 +213,22 @@ def _interruptible() -> Iterator[None]:
 def _go_on(run: Run, *, progress: bool) -> Run:
     """Search until the budget is spent, train the finalists, write the results."""
     config, begun = run.config, time.monotonic()
-    evaluator = config["evaluator"]
 
     def out_of_time() -> bool:
         return bool(config["hours"]) and time.monotonic() - begun > 3600 * config["hours"]
 
-    options = configuration.evaluator_options(config)
     store = Store(run.dir.store)
     with (
         contextlib.closing(store),
         _logging(run.dir.log),
         _interruptible(),
-        LocalExecutor(
-            config["workers"], evaluator["name"], options, run.dir.log, run.dir.checkpoints
-        ) as executor,
+        make_executor(run) as executor,
         Progress(config["trials"], run, shown=progress) as watch,
     ):
         log.info("searching in %s: %s", run.dir.path, run.space)
         store.log(f"searching, {store.count('told IS NOT NULL')} trials told so far")
         Search(
-            family=config["space"]["network"],
+            price=configuration.make_price(config),
             space=run.space,
             controller=configuration.make_controller(config),
             reward=run.reward,
@@ -241,12 +249,25 @@ def _go_on(run: Run, *, progress: bool) -> Run:
     return run
 
 
-def train_finals(run: Run, executor: LocalExecutor, store: Store, watch: Progress) -> None:
-    """Train the best networks longer, score them on the test images, keep their weights.
+def make_executor(run: Run) -> InProcess | LocalExecutor:
+    """Where the run's evaluator runs."""
+    if run.evaluator.in_process:
+        return InProcess(run.evaluator)
+    name, options = run.config["evaluator"]["name"], configuration.evaluator_options(run.config)
+    folder = run.dir.checkpoints
+    return LocalExecutor(run.config["workers"], name, options, run.dir.log, folder)
+
+
+def train_finals(
+    run: Run, executor: InProcess | LocalExecutor, store: Store, watch: Progress
+) -> None:
+    """Train the best designs longer, score them on the test images, keep their weights.
 
     Which ones: the first `final.top` different trials of the leaderboard. Those already trained
     are passed over, so that a resumed run does only what is missing.
     """
+    if not run.evaluator.final_metrics:
+        return
     table = run.leaderboard()
     trials = {trial.id: trial for trial in store.trials("status = 'complete'")}
     wanted = list(dict.fromkeys(table["trial"]))[: run.config["final"]["top"]]
@@ -269,7 +290,9 @@ def train_finals(run: Run, executor: LocalExecutor, store: Store, watch: Progres
             raise RunError(f"the final training of trial {result['id']} failed: {result['error']}")
         store.save_final(result["id"], result["metrics"], names[result["id"]])
         log.info(
-            "trial %d, trained longer: test accuracy %.4f",
+            "trial %d, trained longer: %s",
             result["id"],
-            result["metrics"]["test_accuracy"],
+            ", ".join(
+                f"{name} {result['metrics'][name]:.4g}" for name in run.evaluator.final_metrics
+            ),
         )

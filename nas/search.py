@@ -6,21 +6,17 @@ that a run depends on its seed and not on which worker was faster, nor on how ma
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from nas.early_stopping import EarlyStopping
-from nas.pricing import price_designs
-from nas.reward import violations
+from nas.reward import lost, violations
 from nas.store import Store
 from nas.trial import Status, Trial, trial_seed
 from search_spaces import Space
 
 MAX_FRUITLESS = 1000  # proposals in a row of which none could be trained
-MAX_FAILURES = 10  # trainings in a row that failed
+MAX_FAILURES = 10  # trainings that failed before any ended well; later ones stop nothing
 
 
 class SearchError(RuntimeError):
@@ -31,13 +27,14 @@ class Search:
     """One run of the loop over an open store.
 
     The controller, the store's open trials and their count are restored from the store, so that
-    a new run and a resumed one begin in the same way. watch: called after each trial told.
+    a new run and a resumed one begin in the same way. price: designs -> what is known of each
+    before its training, and why it cannot be trained or None. watch: called after each trial told.
     """
 
     def __init__(
         self,
         *,
-        family: str,
+        price: Callable[[Sequence], list],
         space: Space,
         controller,
         reward,
@@ -51,9 +48,8 @@ class Search:
         watch: Callable[[Trial], None],
         early_stopping: EarlyStopping | None = None,
     ):
-        self.family, self.space, self.controller = family, space, controller
+        self.price_designs, self.space, self.controller = price, space, controller
         self.reward, self.constraints = reward, constraints
-        self.named = {*reward.needs, *(constraint.metric for constraint in constraints)}
         self.executor, self.store, self.watch = executor, store, watch
         self.n_trials, self.in_flight, self.seed = n_trials, in_flight, seed
         self.out_of_time = out_of_time
@@ -74,15 +70,16 @@ class Search:
 
     def run(self) -> None:
         """Until `n_trials` are trained and told. Raises SearchError where that cannot be."""
-        failures = 0
+        n_complete, failures = self.store.count("status = 'complete'"), 0
         while True:
             self.ask()
             if not self.open:
                 return
             trial = self.settle(self.open[0])
             self.tell(self.open.popleft())
-            failures = failures + 1 if trial.status is Status.FAILED else 0
-            if failures == MAX_FAILURES:
+            n_complete += trial.status is Status.COMPLETE
+            failures += trial.status is Status.FAILED
+            if failures == MAX_FAILURES and not n_complete:
                 raise SearchError(
                     f"{failures} trials in a row failed, the last with: {trial.error}"
                 )
@@ -126,9 +123,7 @@ class Search:
         designs = [self.space.decode(p.encoding) for p in proposals]
         trials: list[Trial] = []
         met: dict[tuple, int] = {}
-        for p, (metrics, reason) in zip(
-            proposals, price_designs(self.family, designs, self.named), strict=True
-        ):
+        for p, (metrics, reason) in zip(proposals, self.price_designs(designs), strict=True):
             id = self.n_asked + len(trials)
             trial = Trial(id, p, trial_seed(self.seed, id), metrics=metrics)
             broken = violations(self.constraints, metrics)
@@ -166,8 +161,7 @@ class Search:
             landed = next(t for t in self.open if t.id == result["id"])
             landed.error = result.get("error")
             landed.metrics = {**landed.metrics, **result.get("metrics", {})}
-            if landed.error is None and not math.isfinite(landed.metrics.get("accuracy", np.nan)):
-                landed.error = f"the accuracy is {landed.metrics.get('accuracy')}"
+            landed.error = landed.error or lost(self.reward, landed.metrics)
             landed.status = Status.COMPLETE if landed.error is None else Status.FAILED
             self.store.finish(landed)
         return trial

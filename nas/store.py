@@ -75,12 +75,18 @@ def load(text: str) -> Any:
 
 
 class Store:
-    """Opens `path`, creating it where `create`; raises StoreError for a file of another kind."""
+    """Opens `path`, creating it where `create`; raises StoreError for a file of another kind.
 
-    def __init__(self, path: Path, *, create: bool = False, read_only: bool = False):
-        if not create and not path.exists():
+    A path of None is a store in memory, gone when it is closed.
+    """
+
+    def __init__(self, path: Path | None, *, create: bool = False, read_only: bool = False):
+        if path is None:
+            uri = "file::memory:"
+        elif not create and not path.exists():
             raise StoreError(f"{path} is missing; is {path.parent} a run directory?")
-        uri = f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rwc'}"
+        else:
+            uri = f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rwc'}"
         self.connection = sqlite3.connect(uri, uri=True, isolation_level=None)
         try:
             version = self.connection.execute("PRAGMA user_version").fetchone()[0]
@@ -91,7 +97,8 @@ class Store:
                 )
             if not read_only:
                 self.connection.execute("PRAGMA journal_mode = WAL")
-                self.connection.execute("PRAGMA synchronous = FULL")
+                # a power cut may undo the last steps, whole ones; resuming repeats them exactly
+                self.connection.execute("PRAGMA synchronous = NORMAL")
                 for number in range(version, len(MIGRATIONS)):
                     with self.transaction():
                         for statement in MIGRATIONS[number].split(";"):

@@ -6,17 +6,17 @@ both at once. A network keeps its bits and its batches; only the accelerator cha
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
 import hwmodel
 from nas import pareto
-from nas.pricing import metrics_of, prices_training, requires_training, step_figures, step_of
-from nas.reward import violations
+from nas.pricing import at, price_grid
+from nas.reward import Constraint, violations
 from nas.trial import STEP_METRICS, Proposal, Trial
-from search_spaces import FAMILIES, hardware
-from search_spaces.space import Choices, Space
+from search_spaces import hardware
+from search_spaces.space import Space
 
 
 class Sweep:
@@ -52,28 +52,16 @@ class Sweep:
     def _price(self, trial: Trial) -> list[Trial]:
         self._enumerate()
         choices = self.space.decode(trial.proposal.encoding)
-        layers, batch = FAMILIES[self.family].layers(choices), choices["serve.batch"]
-        cost = hwmodel.price(layers.folded(), self.configs)
-        allowed = cost.feasible[0].copy()
-        steps, trains = self._training(choices)
-        if requires_training(self.named):
-            allowed &= trains
-        for constraint in self.constraints:
-            if hasattr(cost, constraint.metric):
-                values = getattr(cost, constraint.metric)[0]
-                per_image = constraint.metric in ("energy_j", "dram_bytes", "sram_bytes")
-                allowed &= constraint.holds(values / batch if per_image else values)
-            elif constraint.metric in steps:
-                allowed &= constraint.holds(steps[constraint.metric])
+        figures, feasible = price_grid(self.family, [choices], self.configs, self.named)
+        figures = {name: values[0] for name, values in figures.items()}
+        allowed = feasible[0] & keeps(self.constraints, figures)
         rows = np.flatnonzero(allowed)
-        columns = cost.latency_s, cost.energy_j, cost.area_mm2
-        points = -np.column_stack([column[0, rows] for column in columns])
+        costs = [figures[name][rows] for name in ("latency_s", "energy_j", "area_mm2")]
         pairs = []
         kept = {name: value for name, value in trial.metrics.items() if name not in STEP_METRICS}
-        for row in rows[pareto.front(points)]:
-            metrics = {**kept, **metrics_of(cost, layers, batch, (0, row))}
-            if trains[row]:
-                metrics |= {name: float(values[row]) for name, values in steps.items()}
+        for row in rows[pareto.front(-np.column_stack(costs))]:
+            priced = {k: value for k, value in at(figures, row).items() if not np.isnan(value)}
+            metrics = {**kept, **priced}
             if violations(self.constraints, metrics):
                 continue
             encoding = trial.proposal.encoding.copy()
@@ -82,12 +70,10 @@ class Sweep:
             pairs.append(Trial(trial.id, Proposal(encoding), trial.seed, trial.status, metrics))
         return pairs
 
-    def _training(self, choices: Choices) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """STEP_METRICS on every accelerator, each [accelerators], and which can train the network;
-        none where the search does not ask."""
-        if not prices_training(choices, self.named):
-            return {}, np.ones(len(self.configs), bool)
-        step = step_of(self.family, [choices])
-        cost = hwmodel.price(step.layers, self.configs)
-        figures = step_figures(cost, step, choices["train.batch"])
-        return {name: values[0] for name, values in figures.items()}, cost.feasible[0]
+
+def keeps(
+    constraints: Iterable[Constraint], figures: Mapping[str, np.ndarray]
+) -> np.ndarray | bool:
+    """Which entries keep all constraints on the metrics among `figures`, in their shape."""
+    held = [c.holds(figures[c.metric]) for c in constraints if c.metric in figures]
+    return np.all(held, axis=0) if held else True

@@ -24,22 +24,6 @@ def read_lines(lines: TextIO, tasks: queue.SimpleQueue) -> None:
     os._exit(0)
 
 
-def perform(evaluator, task: dict) -> dict:
-    """The result of one task; what evaluation raises becomes its error text."""
-    try:
-        if task["kind"] == "final":
-            metrics = evaluator.finalize(
-                task["choices"], seed=task["seed"], weights=Path(task["weights"])
-            )
-        else:
-            asked = {"stop_below": task["stop_below"]} if task.get("stop_below") else {}
-            metrics = evaluator.evaluate(task["choices"], seed=task["seed"], **asked)
-        return {"metrics": metrics}
-    except Exception as error:  # whatever a candidate raises belongs to its trial
-        traceback.print_exc()
-        return {"error": f"{type(error).__name__}: {error}"}
-
-
 def main() -> None:
     # results have the real standard output to themselves; what libraries print goes to the log
     results = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -54,10 +38,12 @@ def main() -> None:
     setup = tasks.get()
     if setup["cpu"] is not None:
         os.sched_setaffinity(0, {setup["cpu"]})
-    from nas.evaluators import EVALUATORS
+    from nas.compare import Simulation
+    from nas.evaluators import EVALUATORS, perform
 
     try:
-        evaluator = EVALUATORS[setup["evaluator"]](**setup["options"])
+        known = {**EVALUATORS, Simulation.name: Simulation}
+        evaluator = known[setup["evaluator"]](**setup["options"])
         evaluator.start(Path(setup["folder"]) if setup["folder"] else None)
     except Exception as error:  # nothing can be evaluated: say so and stop
         traceback.print_exc()

@@ -9,7 +9,10 @@ are shared by the edges that leave a node.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+
+import numpy as np
 
 from hwmodel.workload import Layers
 from search_spaces.compression import compressions, factored, rank_share
@@ -48,6 +51,49 @@ TEACHER = {f"cell.edge{i}{j}": "skip" if (i, j) == (0, 3) else "conv_3x3" for i,
     "cell.width": 16,
     "cell.depth": 2,
 }
+
+
+def features(space: Space, encodings: np.ndarray) -> list[np.ndarray]:
+    """What cells compute, whichever way they are written down, for a model of their accuracy.
+
+    Three blocks, float [n, .], of the edges that lie on a way from the input to the output: the
+    operation of each; how many of each kind; and how many ways apply each sequence of operations,
+    skips left out (the path encoding of White et al., BANANAS, 1910.11858, with counts). Edges are
+    indices of `space`, which may offer fewer operations.
+    """
+    names = list(EDGE_OPS)
+    columns = [space.column[f"cell.edge{i}{j}"] for i, j in EDGES]
+    ops = np.column_stack(
+        [
+            np.array([names.index(value) for value in space.decisions[c].values])[encodings[:, c]]
+            for c in columns
+        ]
+    )
+    ways = [
+        [EDGES.index(edge) for edge in itertools.pairwise((0, *between, N_NODES - 1))]
+        for n in range(N_NODES - 1)
+        for between in itertools.combinations(range(1, N_NODES - 1), n)
+    ]
+    operations = [k for k, name in enumerate(names) if name not in ("none", "skip")]
+    digit = np.zeros(len(names), int)
+    digit[operations] = np.arange(1, len(operations) + 1)
+    base = len(operations) + 1
+    live = np.zeros(ops.shape, bool)
+    sequences = np.zeros((len(ops), base ** max(map(len, ways))))
+    for way in ways:
+        whole = (ops[:, way] != names.index("none")).all(axis=1)
+        live[:, way] |= whole[:, None]
+        code = np.zeros(len(ops), int)
+        for edge in way:
+            d = digit[ops[:, edge]]
+            code = np.where(d > 0, code * base + d, code)
+        sequences[np.arange(len(ops)), code] += whole
+    wiring = (ops[:, :, None] == np.arange(len(names))) & live[:, :, None]
+    return [
+        wiring.reshape(len(ops), len(EDGES) * len(names)) / np.sqrt(2),
+        wiring.sum(axis=1)[:, 1:] * 1.0,
+        sequences,
+    ]
 
 
 class DisconnectedError(UnbuildableError):

@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from nas.controllers import CONTROLLERS, evolution, make, policy
+from nas.controllers import CONTROLLERS, make, policy, shared, surrogate
+from nas.controllers.policy_gradient import clipped
 from nas.controllers.shared import Seen
 from nas.pareto import hypervolume
 from nas.trial import Proposal, Status, Trial
@@ -81,6 +82,15 @@ def from_json(text):
 # -- the contract ----------------------------------------------------------------------------------
 
 each = pytest.mark.parametrize("name", CONTROLLERS)
+each_of_several = pytest.mark.parametrize(
+    "name", [name for name in CONTROLLERS if name not in ("policy_gradient", "tunas")]
+)
+
+
+@pytest.fixture(autouse=True)
+def large_spaces_begin_early(monkeypatch):
+    """The surrogate looks at SPACE as at a large one, and at TINY as a whole."""
+    monkeypatch.setattr(surrogate, "MAX_ENUMERATED", 1000)
 
 
 @each
@@ -125,6 +135,18 @@ def test_restored_is_indistinguishable(name, n_trials):
     assert (first == second).all()
     assert to_json(original.state()) == to_json(restored.state())
     assert to_json(state) == text  # a state does not change when its controller goes on
+
+
+@each_of_several
+def test_several_objectives(name):
+    original = make(name, SPACE, seed=0, n_objectives=2)
+    encodings, _ = search(original, 33, n_objectives=2, failures=0.2)
+    assert (SPACE.validate(encodings) == encodings).all()
+    restored = make(name, SPACE, seed=9, n_objectives=2)
+    restored.restore(from_json(to_json(original.state())))
+    first, second = (search(c, 15, seed=7, n_objectives=2)[0] for c in (original, restored))
+    assert (first == second).all()
+    assert to_json(original.state()) == to_json(restored.state())
 
 
 @each
@@ -186,7 +208,19 @@ def test_objectives_of_another_shape_are_refused(name):
         ("policy_gradient", {"learning_rate": -1}, "learning_rate must be above 0, got -1"),
         ("policy_gradient", {"baseline": 1.0}, "baseline must be from 0 to below 1"),
         ("policy_gradient", {"entropy": float("nan")}, "entropy must be at least 0"),
+        (
+            "policy_gradient",
+            {"algorithm": "a2c"},
+            "algorithm must be 'reinforce' or 'ppo', got 'a2c'",
+        ),
         ("policy_gradient", {"n_objectives": 2}, "choose the reward mnasnet, tunas or weighted"),
+        ("tunas", {"n_objectives": 2}, "tunas follows one reward, got 2 objectives"),
+        ("tunas", {"learning_rate": 0.0}, "learning_rate must be above 0, got 0"),
+        ("nsga2", {"population": 1}, "population must be at least 2, got 1"),
+        ("nsga2", {"crossover": 1.5}, "crossover is a chance from 0 to 1, got 1.5"),
+        ("local_search", {"start": 0}, "start must be at least 1, got 0"),
+        ("surrogate", {"start": 1}, "start must be at least 2, got 1"),
+        ("surrogate", {"candidates": 3}, "candidates must be at least 16, got 3"),
     ],
 )
 def test_what_is_refused(name, options, message):
@@ -216,20 +250,20 @@ def test_mutation_changes_one_decision_and_what_hangs_on_it():
     rng = np.random.default_rng(0)
     n_changed = []
     for parent in SPACE.sample(500, rng):
-        child = evolution.mutate(parent, SPACE, rng)
+        child = shared.mutate(parent, SPACE, rng)[0]
         assert (SPACE.validate(child)[0] == child).all()
         kept = SPACE.active(parent)[0] & SPACE.active(child)[0]
         n_changed.append((parent != child)[kept].sum())
     share = np.bincount(n_changed) / len(n_changed)
     assert share[0] < 0.05  # only where a second change switched the first one off
     # how often one decision moves is geometric
-    assert share[1] == pytest.approx(1 - evolution.ANOTHER_CHANGE, abs=0.07)
+    assert share[1] == pytest.approx(1 - shared.ANOTHER_CHANGE, abs=0.07)
 
 
 def test_decisions_switched_on_are_uniform():
     rng = np.random.default_rng(0)
     parent = np.zeros(len(SPACE), np.int64)
-    children = np.array([evolution.mutate(parent, SPACE, rng) for _ in range(6000)])
+    children = np.array([shared.mutate(parent, SPACE, rng)[0] for _ in range(6000)])
     switched_on = children[children[:, 0] == 2]  # depth 3: op.2 is new, kernel.2 may be
     counts = np.bincount(switched_on[:, 3], minlength=4)
     assert len(switched_on) > 200
@@ -238,18 +272,24 @@ def test_decisions_switched_on_are_uniform():
 
 def test_ordered_values_move_to_a_neighbour_half_of_the_time():
     rng = np.random.default_rng(0)
-    moves = np.bincount([evolution.move(2, 5, True, rng) for _ in range(8000)], minlength=5) / 8000
+
+    def shares(index, size, ordered):
+        n = 8000
+        moved = shared.move(np.full(n, index), np.full(n, size), np.full(n, ordered), rng)
+        return np.bincount(moved, minlength=size) / n
+
     # a neighbour with 1/2, or any of the four others with 1/2
-    assert moves == pytest.approx([1 / 8, 3 / 8, 0, 3 / 8, 1 / 8], abs=0.02)
-    assert {evolution.move(0, 2, True, rng) for _ in range(20)} == {1}
-    names = np.bincount([evolution.move(2, 5, False, rng) for _ in range(8000)], minlength=5) / 8000
-    assert names == pytest.approx([1 / 4, 1 / 4, 0, 1 / 4, 1 / 4], abs=0.02)
+    assert shares(2, 5, True) == pytest.approx([1 / 8, 3 / 8, 0, 3 / 8, 1 / 8], abs=0.02)
+    assert shares(0, 5, True) == pytest.approx([0, 5 / 8, 1 / 8, 1 / 8, 1 / 8], abs=0.02)
+    assert shares(4, 5, True) == pytest.approx([1 / 8, 1 / 8, 1 / 8, 5 / 8, 0], abs=0.02)
+    assert shares(0, 2, True).tolist() == [0, 1]
+    assert shares(2, 5, False) == pytest.approx([1 / 4, 1 / 4, 0, 1 / 4, 1 / 4], abs=0.02)
 
 
 def test_order_is_by_rank_then_room():
     points = np.array([[0, 0], [0, 4], [1, 3], [3.9, 0.1], [4, 0]])
-    assert evolution.order(points).tolist() == [1, 4, 2, 3, 0]
-    assert evolution.order(np.array([[1.0], [3.0], [2.0]])).tolist() == [1, 2, 0]
+    assert shared.order(points).tolist() == [1, 4, 2, 3, 0]
+    assert shared.order(np.array([[1.0], [3.0], [2.0]])).tolist() == [1, 2, 0]
 
 
 def test_a_population_ages_and_failures_do_not_enter():
@@ -276,6 +316,75 @@ def test_evolution_beats_random_search_to_the_front():
 
     ratios = [volume("evolution", seed) / volume("random", seed) for seed in range(6)]
     assert np.mean(ratios) > 1.05
+
+
+# -- local search and NSGA-II ----------------------------------------------------------------------
+
+
+def test_local_search_goes_round_the_best_and_begins_anew():
+    controller = make("local_search", SPACE, seed=0, start=3)
+    told = []
+
+    def step(value_of):
+        trials = trials_of(controller.ask(1))
+        told.append(trials[0].proposal.encoding)
+        controller.tell(trials, np.array([[value_of(told[-1])]]))
+
+    step(lambda row: 0.0)
+    step(lambda row: 1.0)
+    step(lambda row: -1.0)
+    best = told[1]
+    neighbours = {tuple(row) for row in SPACE.neighbours(best)}
+    for _ in range(5):
+        step(lambda row: 0.5)  # none is better: the best stays the centre
+        assert tuple(told[-1]) in neighbours
+    step(lambda row: 2.0)
+    better = {tuple(row) for row in SPACE.neighbours(told[-1])}
+    for _ in range(len(better - {tuple(row) for row in told})):
+        step(lambda row: 0.0)
+        assert tuple(told[-1]) in better
+    step(lambda row: 0.0)  # a local optimum: a random design
+    assert tuple(told[-1]) not in better | neighbours
+
+
+def test_local_search_reaches_the_optimum_of_an_additive_objective():
+    """Such an objective has no other local optimum where nothing is conditional."""
+    space = Space([Decision(f"d{i}", (0, 1, 2)) for i in range(5)])
+    controller = make("local_search", space, seed=0)
+    reached = []
+    for _ in range(60):
+        trials = trials_of(controller.ask(1))
+        reached.append(trials[0].proposal.encoding.sum())
+        controller.tell(trials, np.array([[reached[-1]]], float))
+    assert max(reached) == 10
+
+
+def test_the_best_of_parents_and_children_survive():
+    controller = make("nsga2", SPACE, seed=0, population=3)
+    trials = trials_of(controller.ask(6))
+    controller.tell(trials, np.array([[1.0], [5.0], [np.nan], [4.0], [0.0], [6.0]]))
+    assert [values[0] for _, values in controller.parents] == [6, 5, 4]
+
+
+def test_children_have_the_values_of_their_parents_but_for_a_mutation():
+    space = Space([Decision(f"d{i}", tuple("abcdefgh")) for i in range(10)])
+    controller = make("nsga2", space, seed=0, population=2)
+    controller.tell(
+        trials_of([Proposal(np.zeros(10, int)), Proposal(np.ones(10, int))]), np.zeros((2, 1))
+    )
+    children = controller._offspring(2000)
+    foreign = (children > 1).sum(axis=1)
+    assert foreign.mean() == pytest.approx(6 / 7, abs=0.06)  # one mutation in ten, one in 7 to 0, 1
+    mixed = (children == 0).any(axis=1) & (children == 1).any(axis=1)
+    assert 0.4 < mixed.mean() < 0.8  # two different parents half of the time, crossed nine in ten
+
+
+def test_nsga2_beats_random_search_to_the_front():
+    def volume(name, seed):
+        controller = make(name, SPACE, seed=seed, n_objectives=2)
+        return hypervolume(search(controller, 200, seed=seed, n_objectives=2)[1], np.zeros(2))
+
+    assert np.mean([volume("nsga2", seed) / volume("random", seed) for seed in range(6)]) > 1.05
 
 
 # -- policy gradient -------------------------------------------------------------------------------
@@ -369,3 +478,71 @@ def test_policy_gradient_leaves_what_fails():
         controller.tell(trials, np.where(failed, np.nan, objectives_of(trials)[:, 0] - 50)[:, None])
         shares.append(failed.mean())
     assert np.mean(shares[-10:]) < 0.5 * np.mean(shares[:10])
+
+
+# -- PPO and TuNAS ---------------------------------------------------------------------------------
+
+
+def test_the_clipped_objective_against_finite_differences():
+    rng = np.random.default_rng(0)
+    log_ratios, advantages, clip, step = rng.normal(0, 0.3, 200), rng.normal(size=200), 0.2, 1e-6
+
+    def value(log_ratios):
+        ratios = np.exp(log_ratios)
+        return np.minimum(ratios * advantages, np.clip(ratios, 1 - clip, 1 + clip) * advantages)
+
+    slopes = (value(log_ratios + step) - value(log_ratios - step)) / (2 * step)
+    assert clipped(advantages, np.exp(log_ratios), clip) == pytest.approx(slopes, abs=1e-6)
+
+
+def test_ppo_is_restored_and_learns():
+    original = make("policy_gradient", SPACE, seed=0, algorithm="ppo")
+    search(original, 13)
+    restored = make("policy_gradient", SPACE, seed=5, algorithm="ppo")
+    restored.restore(from_json(to_json(original.state())))
+    first, second = (search(c, 20, seed=7)[0] for c in (original, restored))
+    assert (first == second).all()
+    told = [
+        search(make("policy_gradient", SPACE, seed=s, algorithm="ppo"), 200, seed=s)[1]
+        for s in range(2)
+    ]
+    assert np.min([t[150:].mean() - t[:50].mean() for t in told]) > 2
+
+
+def test_ppo_takes_what_others_proposed():
+    controller = make("policy_gradient", SPACE, seed=0, algorithm="ppo", batch=3)
+    before = controller.params["heads"].copy()
+    trials = trials_of([Proposal(row) for row in SPACE.sample(3, np.random.default_rng(0))])
+    controller.tell(trials, np.arange(3.0)[:, None])
+    assert (controller.params["heads"] != before).any()
+
+
+def test_the_gradient_of_categoricals_against_finite_differences():
+    controller = make("tunas", SPACE, seed=0, warmup=0)
+    rng = np.random.default_rng(0)
+    controller.params["logits"] = rng.normal(size=controller.exists.shape)
+    taken = {}
+    controller.adam.ascend = lambda params, grads: taken.update(grads)
+    design = SPACE.sample(1, rng)[0]
+    on = SPACE.active(design)[0]
+    controller._climb(design, 1.0)
+
+    def log_p(logits):
+        controller.params["logits"] = logits
+        return controller._log_p()[np.arange(len(design)), design][on].sum()
+
+    logits = controller.params["logits"]
+    for i, j in np.argwhere(controller.exists):
+        step = np.zeros_like(logits)
+        step[i, j] = 1e-6
+        slope = (log_p(logits + step) - log_p(logits - step)) / 2e-6
+        assert taken["logits"][i, j] == pytest.approx(slope, abs=1e-7)
+
+
+def test_tunas_waits_and_then_learns():
+    controller = make("tunas", SPACE, seed=0, warmup=20)
+    search(controller, 20)
+    assert not controller.params["logits"].any()
+    told = search(controller, 200)[1]
+    assert told[150:].mean() - told[:50].mean() > 2
+    assert not controller.params["logits"][~controller.exists].any()

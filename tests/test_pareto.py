@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.pareto import crowding, front, hypervolume, ranks
+from nas.pareto import boxes, crowding, front, hypervolume, improvement, ranks
 
 NAN = np.nan
 
@@ -124,3 +124,39 @@ def test_shapes_are_checked():
         hypervolume(np.zeros((3, 2)), np.zeros(3))
     with pytest.raises(ValueError, match="needs 2 finite numbers"):
         hypervolume(np.zeros((3, 2)), np.array([0, NAN]))
+
+
+@pytest.mark.parametrize("k", [1, 4, 25])
+def test_hypervolume_of_the_best_points_on_a_line(k):
+    """On y = 1 - x the k points of the greatest hypervolume above (0, 0) are evenly spaced, and
+    have k / (2 (k + 1)) (Auger, Bader, Brockhoff and Zitzler, FOGA 2009, theorem 6)."""
+    x = np.arange(1, k + 1) / (k + 1)
+    best = hypervolume(np.column_stack([x, 1 - x]), np.zeros(2))
+    assert best == pytest.approx(k / (2 * (k + 1)))
+    moved = x + np.random.default_rng(k).normal(0, 0.02, k)
+    assert hypervolume(np.column_stack([moved, 1 - moved]), np.zeros(2)) < best
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 4])
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("k", [0, 1, 25])
+def test_improvement_is_what_a_point_adds(m, ties, k):
+    rng = np.random.default_rng(m)
+    points, candidates = rng.random((k, m)), 1.2 * rng.random((60, m)) - 0.1
+    if ties:
+        points, candidates = points.round(1), candidates.round(1)
+    reference = np.full(m, 0.05)
+    volume = hypervolume(points, reference)
+    added = [hypervolume(np.vstack([points, c]), reference) - volume for c in candidates]
+    assert improvement(candidates, points, reference) == pytest.approx(added, abs=1e-12)
+    # boxes and what the points dominate fill the space up to 1.2, and nothing twice
+    lower, upper = boxes(points, reference)
+    left = np.maximum(np.minimum(upper, 1.2) - lower, 0).prod(axis=1).sum()
+    assert left + volume == pytest.approx(1.15**m)
+
+
+def test_improvement_of_what_was_not_measured_is_none():
+    points = np.array([[1.0, 2.0], [NAN, 5.0]])
+    assert improvement(np.array([[NAN, 9.0], [2.0, 1.0]]), points, np.zeros(2)).tolist() == [0, 1]
+    with pytest.raises(ValueError, match="2 finite numbers"):
+        improvement(points, points, np.array([0.0, NAN]))

@@ -12,18 +12,20 @@ import numpy as np
 import pytest
 
 from nas import config as configuration
+from nas import pareto, words
 from nas.pricing import price_designs
-from nas.report import drawing, explain, report, words
+from nas.report import drawing, explain, report
 from nas.report.course import hypervolumes
 from nas.report.findings import gather
 from nas.report.page import Html, escaped, table, tag
-from nas.report.words import MINUS, NONE, TIMES
+from nas.report.results import text_table
 from nas.reward import violations
 from nas.run import Run
 from nas.run_dir import RunDir
 from nas.store import Store
 from nas.trial import Proposal, Status, Trial
-from search_spaces import FAMILIES, hardware
+from nas.words import MINUS, NONE, TIMES
+from search_spaces import FAMILIES, hardware, precision
 
 SPACE = {
     "network": "cell",
@@ -198,7 +200,9 @@ def test_best_design_is_drawn_and_explained(run, page):
     graph = page.split("<figcaption>The cell")[0].rsplit("<svg", 1)[1]
     for i, j in drawing.cell_live(choices):
         assert drawing.OPERATIONS[choices[f"cell.edge{i}{j}"]][1] in html.unescape(graph)
-    assert f"A systolic array of {choices['hw.rows']} {TIMES} {choices['hw.columns']}" in text(page)
+    assert f"Of the systolic family, {choices['hw.rows']} {TIMES} {choices['hw.columns']}: " in (
+        text(page)
+    )
     n_layers = int(FAMILIES["cell"].layers(choices).repeat.sum())
     assert f"of the {n_layers} layers, which are bound by" in text(page)
 
@@ -272,6 +276,46 @@ def test_several_runs_are_compared_first(run, tmp_path):
     assert all(f'href="#run-{i}"' in page and f'id="run-{i}"' in page for i in (1, 2, 3))
 
 
+@pytest.mark.parametrize("accelerators", [name for name in hardware.FAMILIES if name != "systolic"])
+def test_other_accelerators_are_described_by_their_own_decisions(tmp_path, accelerators):
+    widths = ("bits.weights.", "bits.activations.")
+    bits = {name: [4, 8] for name in precision.SPACE.names if name.startswith(widths)}
+    own = hardware.FAMILIES[accelerators].space.decisions
+    narrow = {d.name: list(d.values[:2]) for d in own}
+    space = {k: v for k, v in SPACE.items() if not k.startswith(("hw.", "bits."))} | narrow | bits
+    space |= {"accelerators": accelerators, "bits.ends": 8}
+    run = fill(begin(tmp_path / accelerators, space=space), 16)
+    page = report([run])
+    assert headings(page) == CHAPTERS
+    assert f"Of the {accelerators} family" in text(page)
+    for name in narrow:
+        phrase = words.decision(name, 0)[0]
+        assert phrase in text(page) or name in str(words.SIDES), phrase
+    lines = text_table(gather(run), 5)
+    assert {"accelerator", "bits w/a", "accuracy"} <= {head.split(" [")[0] for head in lines[0]}
+    assert len({len(line) for line in lines}) == 1 and "None" not in str(lines)
+
+
+def test_a_network_of_no_drawn_family_is_shown_by_its_choices(run, monkeypatch):
+    monkeypatch.setattr(drawing, "FAMILIES", {})
+    page = report([Run(run.dir.path)])
+    assert headings(page) == CHAPTERS
+    choices = gather(run).designs[0]
+    assert f"width {choices['cell.width']}" in text(page)
+    assert "edge01" in text(page) and "<svg" not in page.split("The leaderboard")[1][:2000]
+
+
+def test_the_front_is_over_what_the_reward_is_made_of(tmp_path):
+    goals = ["accuracy", "-area_mm2"]
+    run = fill(begin(tmp_path / "area", reward={"name": "pareto", "objectives": goals}))
+    board = run.leaderboard()
+    points = np.column_stack([board["accuracy"], -board["area_mm2"]])
+    assert board["front"].tolist() == pareto.front(points).tolist()
+    page = report([run])
+    assert "no other is better in accuracy and area at once" in text(page)
+    assert charts(page)[0]["layout"]["xaxis"]["title"]["text"] == "area"
+
+
 # -- a stranger's run ------------------------------------------------------------------------------
 
 
@@ -336,6 +380,14 @@ def test_tags_escape_all_but_html():
         (words.quantity(None, "J"), NONE),
         (words.exact(2e-4, "s"), "200 µs"),
         (words.metric("energy_j", 4e-5), "energy 40 µJ"),
+        (words.label("-latency_s"), "latency"),
+        (words.label("latency_ms_pixel3"), "latency ms pixel3"),
+        (words.value("test_accuracy", 0.9437), "94.4 %"),
+        (words.value("latency_s", 1.32e-5), "13.2 µs"),
+        (words.value("area_mm2", 4.2), "4.20 mm²"),
+        (words.value("latency_ms_pixel3", 17.34), "17.3"),
+        (words.value("loss", None), NONE),
+        (words.ascii("17.3\u00a0µs ± 2 × 3 mm²"), "17.3 us +- 2 x 3 mm2"),
         (words.percent(0.5), "50.0 %"),
         (words.percent(None), NONE),
         (words.change(0.69), f"{MINUS}31 %"),

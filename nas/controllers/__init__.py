@@ -7,8 +7,9 @@ A controller asks and is told:
     controller.tell(trials, reward(trials))  # what came of them
 
 It may be asked again before it is told, as often as trials are in flight, and is told in the order
-of the trials. Its constructor takes (space, *, seed, n_objectives=1); what else it takes, by
-keyword and with a default, are its options.
+of the trials. Its constructor takes (space, *, seed, n_objectives=1), and outlook=None if it can
+use what is known without training, as hardware costs (outlook.py). What else it takes, by keyword
+and with a default, are its options.
 """
 
 from __future__ import annotations
@@ -18,10 +19,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from nas.controllers import keras_tuner, optuna
 from nas.controllers.evolution import Evolution
+from nas.controllers.local_search import LocalSearch
+from nas.controllers.nsga2 import NSGA2
+from nas.controllers.outlook import Outlook
 from nas.controllers.policy_gradient import PolicyGradient
 from nas.controllers.random import Random
+from nas.controllers.surrogate import Surrogate
+from nas.controllers.tunas import TuNAS
 from nas.table import look_up
+from nas.table import options as known_options
 from nas.trial import Proposal, State, Trial
 from search_spaces.space import Space
 
@@ -50,15 +58,30 @@ class Controller(Protocol):
 
 CONTROLLERS: dict[str, type] = {
     "random": Random,
+    "local_search": LocalSearch,
     "evolution": Evolution,
+    "nsga2": NSGA2,
     "policy_gradient": PolicyGradient,
+    "tunas": TuNAS,
+    "surrogate": Surrogate,
 }
+# of other libraries, which are imported when one is made
+FOREIGN: dict[str, type] = {**keras_tuner.ORACLES, **optuna.SAMPLERS}
+
+
+HANDED_OVER = ("seed", "n_objectives", "outlook")  # by the run to its controller, no options
 
 
 def make(
-    name: str, space: Space, *, seed: int, n_objectives: int = 1, **options: Any
+    name: str,
+    space: Space,
+    *,
+    seed: int,
+    n_objectives: int = 1,
+    outlook: Outlook | None = None,
+    **options: Any,
 ) -> Controller:
-    """The controller called `name`.
+    """The controller called `name`; one that makes no use of an outlook goes without.
 
     Raises ValueError, with the nearest name, for an unknown controller or option; for an option of
     the wrong type or range; for more objectives than it can pursue; and for a space of one design.
@@ -68,5 +91,8 @@ def make(
             f"a space of one design leaves nothing to search; got {space!r}; "
             "leave a decision at least two values"
         )
-    controller = look_up("controller", CONTROLLERS, name, options, besides=("n_objectives",))
+    table = CONTROLLERS | FOREIGN
+    controller = look_up("controller", table, name, options, besides=HANDED_OVER)
+    if "outlook" in known_options(controller):
+        options["outlook"] = outlook
     return controller(space, seed=seed, n_objectives=n_objectives, **options)

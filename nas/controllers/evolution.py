@@ -7,13 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nas.controllers.shared import Seen, check_told
-from nas.pareto import crowding, ranks
+from nas.controllers.shared import Seen, check_told, mutate, order
 from nas.trial import Proposal, State, Trial
 from search_spaces.space import Space
 
 REDRAWS = 10  # of a child that repeats a design proposed before
-ANOTHER_CHANGE = 0.2  # the chance that a mutation changes one more decision, and one more, ...
 
 
 class Evolution:
@@ -70,10 +68,9 @@ class Evolution:
         """`n` mutated winners of tournaments: int64 [n, d]."""
         best_first = order(np.array([values for _, values in self.members]))
         k = min(self.n_contestants, len(best_first))
-        winners = [
-            best_first[self.rng.choice(len(best_first), k, replace=False).min()] for _ in range(n)
-        ]
-        return np.array([mutate(self.members[i][0], self.space, self.rng) for i in winners])
+        places = np.tile(np.arange(len(best_first)), (n, 1))
+        winners = best_first[self.rng.permuted(places, axis=1)[:, :k].min(axis=1)]
+        return mutate(np.array([self.members[i][0] for i in winners]), self.space, self.rng)
 
     def state(self) -> State:
         d, m = len(self.space), self.n_objectives
@@ -91,35 +88,3 @@ class Evolution:
         self.members.clear()
         self.members.extend(zip(state["encodings"].copy(), state["objectives"].copy(), strict=True))
         self.seen = Seen(state["seen"])
-
-
-def order(objectives: np.ndarray) -> np.ndarray:
-    """Rows of objectives [n, m] from best to worst: by rank, then by room, then the older first."""
-    return np.lexsort((-crowding(objectives), ranks(objectives)))
-
-
-def mutate(encoding: np.ndarray, space: Space, rng: np.random.Generator) -> np.ndarray:
-    """A design one active decision away, now and then more: int64 [d], canonical.
-
-    The decision is uniform among the active ones that have a choice. Decisions that the change
-    switches on are drawn uniformly; those that it switches off go.
-    """
-    changed: list[int] = []
-    for _ in range(rng.geometric(1 - ANOTHER_CHANGE)):
-        active = space.active(encoding)[0]
-        movable = np.setdiff1d(np.flatnonzero(active & (space.sizes > 1)), changed)
-        if not len(movable):
-            break
-        i = rng.choice(movable)
-        child = np.where(active, encoding, rng.integers(0, space.sizes))
-        child[i] = move(encoding[i], space.sizes[i], space.decisions[i].ordered, rng)
-        encoding = space.canonical(child)[0]
-        changed.append(i)
-    return encoding
-
-
-def move(index: int, size: int, ordered: bool, rng: np.random.Generator) -> int:
-    """Another index below `size`: of ordered values a neighbour half of the time, else any."""
-    if ordered and rng.random() < 0.5:
-        return int(rng.choice([i for i in (index - 1, index + 1) if 0 <= i < size]))
-    return int((index + rng.integers(1, size)) % size)

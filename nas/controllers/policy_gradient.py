@@ -1,4 +1,5 @@
-"""REINFORCE on an autoregressive LSTM policy (Zoph and Le, 1611.01578), one policy for all groups.
+"""Policy gradients of an autoregressive LSTM policy, one policy for all groups of decisions:
+REINFORCE, as of Zoph and Le (1611.01578), or PPO (Schulman et al., 1707.06347), as of NASNet.
 
 The units and the entropy weight are those of ENAS (1802.03268), the baseline's decay that of NASNet
 (1707.07012) and TuNAS. The learning rate is twice that of ENAS and the batch a quarter of NASNet's,
@@ -24,13 +25,14 @@ class PolicyGradient:
 
     batch: results to one step of Adam, however they are grouped in the telling. learning_rate: of
     Adam. baseline: decay of the moving average of rewards that is subtracted. entropy: weight of
-    the summed entropies of the active decisions. units: of the LSTM.
+    the summed entropies of the active decisions. units: of the LSTM. algorithm: "reinforce", or
+    "ppo", which takes `epochs` steps on a batch, each design weighted by how much likelier it has
+    become since it was drawn and left alone once that ratio is `clip` from 1 to its advantage.
 
-    The gradient departs from that of the expectation in two ways. It is taken at the present
-    parameters, also for designs that were drawn under earlier ones and were in flight meanwhile,
-    without importance weights: with few in flight the lag is a step or two. And a design proposed
-    before is redrawn a few times, since its result is known: fewer trainings go to what the policy
-    is already sure of.
+    REINFORCE is taken at the present parameters, also for designs that were drawn under earlier
+    ones and were in flight meanwhile, without importance weights: with few in flight the lag is a
+    step or two. With both, a design proposed before is redrawn a few times, since its result is
+    known: fewer trainings go to what the policy is already sure of.
 
     A failed or infeasible trial (NaN) counts as the worst reward so far, so that the policy leaves
     such designs whatever the scale of the reward; before any reward is known it teaches nothing.
@@ -47,6 +49,9 @@ class PolicyGradient:
         baseline: float = 0.95,
         entropy: float = 1e-4,
         units: int = 64,
+        algorithm: str = "reinforce",
+        epochs: int = 4,
+        clip: float = 0.2,
     ):
         if n_objectives != 1:
             raise ValueError(
@@ -59,6 +64,9 @@ class PolicyGradient:
             ("baseline", baseline, 0 <= baseline < 1, "from 0 to below 1"),
             ("entropy", entropy, 0 <= entropy < np.inf, "at least 0"),
             ("units", units, units >= 1, "at least 1"),
+            ("algorithm", algorithm, algorithm in ("reinforce", "ppo"), "'reinforce' or 'ppo'"),
+            ("epochs", epochs, epochs >= 1, "at least 1"),
+            ("clip", clip, 0 < clip < np.inf, "above 0"),
         ):
             if not fits:
                 raise ValueError(f"policy_gradient: {name} must be {wanted}, got {value!r}")
@@ -66,6 +74,7 @@ class PolicyGradient:
         self.n_batch = batch
         self.decay = baseline
         self.entropy = entropy
+        self.n_epochs, self.clip = (epochs, clip) if algorithm == "ppo" else (1, None)
         self.rng = np.random.default_rng(seed)
         self.params = policy.initialize(space, units, self.rng)
         self.adam = Adam(self.params, learning_rate)
@@ -74,12 +83,16 @@ class PolicyGradient:
         self.worst: float | None = None
         self.encodings: list[np.ndarray] = []  # of results that no step has used yet
         self.rewards: list[float] = []
+        self.log_p: list[float | None] = []  # when drawn; None of a design of another's
 
     def ask(self, n: int) -> list[Proposal]:
         rows = self.seen.draw(
             lambda k: policy.sample(self.params, self.space, k, self.rng), n, REDRAWS
         )
-        return [Proposal(row) for row in rows]
+        if self.clip is None or not rows:
+            return [Proposal(row) for row in rows]
+        log_p = policy.log_probability(policy.replay(self.params, self.space, np.array(rows)))
+        return [Proposal(row, float(value)) for row, value in zip(rows, log_p, strict=True)]
 
     def tell(self, trials: Sequence[Trial], objectives: np.ndarray) -> None:
         for trial, (reward,) in zip(trials, check_told(trials, objectives, 1), strict=True):
@@ -91,19 +104,27 @@ class PolicyGradient:
             self.worst = float(reward if self.worst is None else min(self.worst, reward))
             self.encodings.append(trial.proposal.encoding)
             self.rewards.append(float(reward))
+            self.log_p.append(trial.proposal.note)
             if len(self.rewards) == self.n_batch:
                 self._step()
 
     def _step(self) -> None:
         encodings, rewards = np.array(self.encodings), np.array(self.rewards)
-        self.encodings, self.rewards = [], []
+        drawn = np.array(self.log_p, float)  # NaN where unknown
+        self.encodings, self.rewards, self.log_p = [], [], []
         if self.baseline is None:
             self.baseline = float(rewards.mean())
         advantages = (rewards - self.baseline) / len(rewards)
-        weights = np.full(len(rewards), self.entropy / len(rewards))
-        steps = policy.replay(self.params, self.space, encodings)
-        grads = policy.gradient(self.params, self.space, steps, advantages, weights)
-        self.adam.ascend(self.params, grads)
+        entropies = np.full(len(rewards), self.entropy / len(rewards))
+        for _ in range(self.n_epochs):
+            steps = policy.replay(self.params, self.space, encodings)
+            weights = advantages
+            if self.clip is not None:
+                log_p = policy.log_probability(steps)
+                drawn = np.where(np.isnan(drawn), log_p, drawn)
+                weights = clipped(advantages, np.exp(log_p - drawn), self.clip)
+            grads = policy.gradient(self.params, self.space, steps, weights, entropies)
+            self.adam.ascend(self.params, grads)
         for reward in rewards.tolist():
             self.baseline = self.decay * self.baseline + (1 - self.decay) * reward
 
@@ -115,6 +136,7 @@ class PolicyGradient:
             "baseline": self.baseline,
             "worst": self.worst,
             "rewards": list(self.rewards),
+            "log_p": list(self.log_p),
             "encodings": np.array(self.encodings, np.int64).reshape(-1, len(self.space)),
             **{f"params.{name}": value.copy() for name, value in self.params.items()},
             **{f"mean.{name}": value.copy() for name, value in self.adam.means.items()},
@@ -128,11 +150,18 @@ class PolicyGradient:
         self.baseline = state["baseline"]
         self.worst = state["worst"]
         self.rewards = list(state["rewards"])
+        self.log_p = list(state["log_p"])
         self.encodings = list(state["encodings"].copy())
         for name in self.params:
             self.params[name] = state[f"params.{name}"].copy()
             self.adam.means[name] = state[f"mean.{name}"].copy()
             self.adam.squares[name] = state[f"square.{name}"].copy()
+
+
+def clipped(advantages: np.ndarray, ratios: np.ndarray, clip: float) -> np.ndarray:
+    """The derivative to log p of PPO's min(r A, clip(r, 1 - clip, 1 + clip) A), equation 7: [n]."""
+    beyond = np.where(advantages > 0, ratios > 1 + clip, ratios < 1 - clip)
+    return np.where(beyond, 0, ratios * advantages)
 
 
 class Adam:

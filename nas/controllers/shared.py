@@ -1,4 +1,4 @@
-"""What several controllers need: the designs proposed so far, and a check of what they are told."""
+"""What several controllers need: designs proposed before, an order of results, and mutations."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from collections.abc import Callable, Iterable
 from hashlib import blake2b
 
 import numpy as np
+
+from nas.pareto import crowding, ranks
+from search_spaces.space import Space
+
+ANOTHER_CHANGE = 0.2  # the chance that a mutation changes one more decision, and one more, ...
 
 
 class Seen:
@@ -55,3 +60,43 @@ def check_told(trials, objectives, n_objectives: int) -> np.ndarray:
             "n_objectives"
         )
     return objectives
+
+
+def order(objectives: np.ndarray) -> np.ndarray:
+    """Rows of objectives [n, m] from best to worst: by rank, then by room, then the older first."""
+    return np.lexsort((-crowding(objectives), ranks(objectives)))
+
+
+def mutate(encodings: np.ndarray, space: Space, rng: np.random.Generator) -> np.ndarray:
+    """Designs one active decision away from those of [n, d], now and then more: int64 [n, d].
+
+    The decision is uniform among the active ones that have a choice. Decisions that the change
+    switches on are drawn uniformly; those that it switches off go.
+    """
+    encodings = np.atleast_2d(encodings).copy()
+    ordered = np.array([decision.ordered for decision in space.decisions])
+    unchanged = np.ones(encodings.shape, bool)
+    n_changes = rng.geometric(1 - ANOTHER_CHANGE, len(encodings))
+    for change in range(n_changes.max(initial=0)):
+        active = space.active(encodings)
+        movable = active & unchanged & (space.sizes > 1)
+        columns = (movable * (1 - rng.random(encodings.shape))).argmax(axis=1)
+        rows = np.flatnonzero((n_changes > change) & movable.any(axis=1))
+        columns = columns[rows]
+        children = np.where(active, encodings, rng.integers(0, space.sizes, encodings.shape))[rows]
+        children[np.arange(len(rows)), columns] = move(
+            encodings[rows, columns], space.sizes[columns], ordered[columns], rng
+        )
+        encodings[rows] = space.canonical(children)
+        unchanged[rows, columns] = False
+    return encodings
+
+
+def move(
+    indices: np.ndarray, sizes: np.ndarray, ordered: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Other indices below `sizes` [n]: of ordered values a neighbour half of the time, else any."""
+    anywhere = (indices + rng.integers(1, sizes)) % sizes
+    up = np.where(rng.random(len(indices)) < 0.5, indices < sizes - 1, indices == 0)
+    near = ordered & (rng.random(len(indices)) < 0.5)
+    return np.where(near, np.where(up, indices + 1, indices - 1), anywhere)

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 from typing import Protocol
 
 from nas.evaluators.proxy import Proxy
 from nas.evaluators.shared_weights import SharedWeights
+from nas.evaluators.table import Table
 from nas.evaluators.zero_cost import ZeroCost
 from nas.trial import Metrics
 from search_spaces.space import Choices, Space
 
 
 class Evaluator(Protocol):
-    """Lives in a worker process; its options come from the run's `[evaluator]` table."""
+    """Lives in a worker process, or with the search where `in_process`; its options come from the
+    run's `[evaluator]` table.
+
+    metrics: what it measures of a trial. final_metrics: what a final training adds, if it has any.
+    """
+
+    in_process: bool
+    metrics: tuple[str, ...]
+    final_metrics: tuple[str, ...]
 
     def check(self, space: Space) -> None:
         """Raise ValueError, before the run begins, where it could not work on this space."""
@@ -24,5 +34,29 @@ class Evaluator(Protocol):
     def evaluate(self, choices: Choices, *, seed: int) -> Metrics:
         """The metrics of one candidate: JSON values."""
 
+    def finalize(self, choices: Choices, *, seed: int, weights: Path) -> Metrics:
+        """The metrics of a final training, whose weights are written to a file."""
 
-EVALUATORS = {"proxy": Proxy, "shared_weights": SharedWeights, "zero_cost": ZeroCost}
+
+EVALUATORS = {
+    "proxy": Proxy,
+    "shared_weights": SharedWeights,
+    "zero_cost": ZeroCost,
+    "table": Table,
+}
+
+
+def perform(evaluator: Evaluator, task: dict) -> dict:
+    """The result of one task; what evaluation raises becomes its error text."""
+    try:
+        if task["kind"] == "final":
+            metrics = evaluator.finalize(
+                task["choices"], seed=task["seed"], weights=Path(task["weights"])
+            )
+        else:
+            asked = {"stop_below": task["stop_below"]} if task.get("stop_below") else {}
+            metrics = evaluator.evaluate(task["choices"], seed=task["seed"], **asked)
+        return {"metrics": metrics}
+    except Exception as error:  # whatever a candidate raises belongs to its trial
+        traceback.print_exc()
+        return {"error": f"{type(error).__name__}: {error}"}

@@ -17,7 +17,7 @@ from nas import data
 from nas.augment import OFF, USUAL, Augmentation, augmentation, normalization_of, normalized
 from nas.distill import KerasTeacher, Lessons, TrainedTeacher
 from nas.run_dir import write_tensors
-from nas.trial import Metrics
+from nas.trial import TRAINING_METRICS, Metrics
 from search_spaces import FAMILIES
 from search_spaces.compression import compressions
 from search_spaces.precision import precisions, quantization_method
@@ -36,6 +36,10 @@ class Proxy:
     model (`distill.KerasTeacher`); if none is given, the family's `TEACHER` is trained for
     teacher_epochs on all training images.
     """
+
+    in_process = False
+    metrics = TRAINING_METRICS
+    final_metrics = ("test_accuracy",)
 
     def __init__(
         self,

@@ -41,6 +41,9 @@ class SharedWeights:
     training.
     """
 
+    in_process = False
+    metrics, final_metrics = Proxy.metrics, Proxy.final_metrics
+
     def __init__(
         self,
         *,

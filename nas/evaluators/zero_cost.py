@@ -114,6 +114,9 @@ class ZeroCost:
     family, dataset, path, final_epochs: as `Proxy`.
     """
 
+    in_process = False
+    metrics, final_metrics = ("accuracy",), Proxy.final_metrics
+
     def __init__(
         self,
         *,

@@ -44,7 +44,7 @@ def commands(found: Findings) -> str:
         f"nas search {shlex.quote(config)} --run {shlex.quote(path + '-again')}",
         f"nas report {shlex.quote(path)} --html report.html",
     ]
-    if found.designs and found.best_final:
+    if found.designs and found.best_final and found.run.sweep:
         lines.append(f"nas export {shlex.quote(path)} --best --to best.keras")
     return "\n".join(lines)
 

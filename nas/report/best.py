@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from nas.report import explain, words
+from nas import words
+from nas.report import explain
 from nas.report.explain import Bound, Change
 from nas.report.findings import Findings
 from nas.report.page import Html, facts, fold, lines, paragraph, section, table, tag
@@ -22,12 +23,18 @@ N_CHANGES = 6  # single changes of the accelerator shown unfolded
 def chapter(found: Findings) -> Html:
     """The first row of the leaderboard."""
     choices, best = found.designs[0], found.board.iloc[0]
+    network = found.drawing.figure(choices), found.drawing.stages(choices)
+    if not found.run.sweep:
+        return section(
+            "The best design",
+            paragraph(f"Trial {best['trial']}. {ranking(found.run)}"),
+            *network,
+        )
     how = (
         "as the search proposed it"
         if best["found"] == "search"
         else "its network as the search trained it, on an accelerator that the sweep found"
     )
-    network = found.drawing.figure(choices), found.drawing.stages(choices)
     return section(
         "The best design",
         paragraph(f"Trial {best['trial']}: {how}. {ranking(found.run)}"),
@@ -41,7 +48,7 @@ def ranking(run: Run) -> str:
     if run.reward.n_objectives > 1:
         return (
             f"Designs are ranked by their front in {words.listed(run.reward.names)}, and by "
-            "accuracy within a front."
+            f"{words.label(run.reward.goals[0])} within a front."
         )
     doc = type(run.reward).__doc__.splitlines()[0].rstrip(".")
     targets = [words.metric(*pair) for pair in run.config["reward"].get("targets", {}).items()]
@@ -55,9 +62,10 @@ def ranking(run: Run) -> str:
 def design_facts(found: Findings) -> Html:
     """The accelerator, how the network is trained and served, and what it weighs."""
     choices, best, final = found.designs[0], found.board.iloc[0], found.best_final
+    family = found.run.config["space"]["accelerators"]
     technology_nm = hardware.configs_of([choices]).row(0)["technology_nm"]
     rows = [
-        ("Accelerator", words.accelerator(choices, best["area_mm2"], technology_nm)),
+        ("Accelerator", words.accelerator(family, choices, best["area_mm2"], technology_nm)),
         ("Array utilization", words.percent(best["utilization"])),
         ("Serving batch", choices["serve.batch"]),
         ("Throughput", f"{words.number(best['images_per_s'])} images a second"),
@@ -90,7 +98,7 @@ def costs(found: Findings) -> list[Html]:
         tag("h3", "Where the time goes"),
         paragraph(time_words(bounds, changes)),
         strip(time),
-        legend([(bound.name, bound.share, explain.BOUNDS[bound.name]) for bound in bounds]),
+        legend([(b.name, b.share, explain.BOUNDS.get(b.name, b.name)) for b in bounds]),
         fold(f"Every layer ({len(layers)}), and what bounds it", layer_table(layers)),
         tag("h3", "Where the energy goes"),
         strip(energy),
@@ -104,7 +112,7 @@ def time_words(bounds: list[Bound], changes: list[Change]) -> str:
     first, n_layers = bounds[0], sum(bound.n_layers for bound in bounds)
     text = (
         f"{words.percent(first.share, 0)} of the time goes into {first.n_layers} of the {n_layers} "
-        f"layers, which are bound by {explain.BOUNDS[first.name]}. "
+        f"layers, which are bound by {explain.BOUNDS.get(first.name, first.name)}. "
     )
     faster = [change for change in changes if not change.obstacle and change.latency < 0.9995]
     if not faster:

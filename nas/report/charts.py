@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nas import pareto
-from nas.report import drawing, words
+from nas import pareto, words
+from nas.report import drawing
 from nas.report.page import Html, tag
-from search_spaces.space import Choices
 
 if TYPE_CHECKING:
     import pandas
     import plotly.graph_objects as go
+
+    from nas.report.findings import Findings
 
 RED, RULE = "#c2352b", "#e6eaee"
 RUNS = (drawing.BLUE, "#d07a1f", "#2f8f6b", "#8265ad", "#c2352b", "#7a6a53")  # a colour a run
@@ -54,18 +55,16 @@ def chart(figure: go.Figure, caption: str, *, height: int) -> Html:
     )
 
 
-def front_chart(board: pandas.DataFrame, designs: Sequence[Choices], family: str) -> Html:
-    """Every row of a leaderboard: accuracy against latency, energy as colour, the front's line."""
+def front_chart(found: Findings) -> Html:
+    """Every row of a leaderboard: the first goal against the second, the third as colour, the
+    front's line."""
     import plotly.graph_objects as go
 
-    hovers = np.array(
-        [
-            _hover(row, choices, family)
-            for (_, row), choices in zip(board.iterrows(), designs, strict=True)
-        ]
-    )
-    shades = np.log10(board["energy_j"].to_numpy(float))
-    figure = go.Figure(_front_line(board, drawing.INK, "front"))
+    board, goals = found.board, found.run.front.goals
+    y, x, *rest = (goal.removeprefix("-") for goal in goals)
+    hovers = np.array([_hover(found, i) for i in range(len(board))])
+    figure = go.Figure(_front_line(board, goals, drawing.INK, "front"))
+    shades = np.log10(np.maximum(board[rest[0]].to_numpy(float), 1e-30)) if rest else None
     looks = {
         "sweep": ("found by the sweep", {"symbol": "diamond", "size": 8}),
         "search": (
@@ -73,91 +72,101 @@ def front_chart(board: pandas.DataFrame, designs: Sequence[Choices], family: str
             {"symbol": "circle", "size": 10, "line": {"width": 1.3, "color": drawing.INK}},
         ),
     }
-    for found, (name, marker) in looks.items():
-        chosen = (board["found"] == found).to_numpy()
+    for how, (name, marker) in looks.items():
+        chosen = (board["found"] == how).to_numpy()
+        if not chosen.any():
+            continue
+        colour = {"color": "#9fb8b0"}
+        shade = {"color": shades[chosen].tolist(), "coloraxis": "coloraxis"} if rest else colour
         figure.add_scatter(
-            x=board["latency_s"][chosen].tolist(),
-            y=board["accuracy"][chosen].tolist(),
+            x=board[x][chosen].tolist(),
+            y=board[y][chosen].tolist(),
             mode="markers",
             name=name,
-            marker={**marker, "color": shades[chosen].tolist(), "coloraxis": "coloraxis"},
+            marker={**marker, **shade},
             hovertext=hovers[chosen].tolist(),
             hoverinfo="text",
-            legendgroup=found,
+            legendgroup=how,
             showlegend=False,
         )
-        # in the legend the shape alone: a shade would say something of energy
+        # in the legend the shape alone: a shade would say something of the third goal
         figure.add_scatter(
-            x=[None],
-            y=[None],
-            mode="markers",
-            name=name,
-            marker={**marker, "color": "#9fb8b0"},
-            legendgroup=found,
-        )
+            x=[None], y=[None], mode="markers", name=name, marker={**marker, **colour},
+            legendgroup=how,
+        )  # fmt: skip
     best = board.iloc[0]
     figure.add_scatter(
-        x=[best["latency_s"]],
-        y=[best["accuracy"]],
+        x=[best[x]],
+        y=[best[y]],
         mode="markers",
         name="best design",
         marker={"symbol": "circle-open", "size": 19, "color": RED, "line": {"width": 2.5}},
         hoverinfo="skip",
     )
-    levels = _ticks(10 ** shades.min(), 10 ** shades.max())
-    figure.update_layout(
-        margin={"l": 62, "r": 10, "t": 40, "b": 54},
-        hovermode="closest",
-        coloraxis={
-            "colorscale": "Viridis",
-            "reversescale": True,
-            "colorbar": {
-                "title": {"text": "energy per image", "side": "right", "font": {"size": 13}},
-                "tickvals": np.log10(levels).tolist(),
-                "ticktext": [words.exact(level, "J") for level in levels],
-                "thickness": 12,
-                "outlinewidth": 0,
-            },
-        },
-    )
-    _front_axes(figure, board["latency_s"])
+    figure.update_layout(margin={"l": 62, "r": 10, "t": 40, "b": 54}, hovermode="closest")
+    if rest:
+        levels = _ticks(10 ** shades.min(), 10 ** shades.max())
+        per_image = " per image" if rest[0] == "energy_j" else ""
+        figure.update_layout(
+            coloraxis={
+                "colorscale": "Viridis",
+                "reversescale": goals[2].startswith("-"),
+                "colorbar": {
+                    "title": {
+                        "text": words.label(rest[0]) + per_image,
+                        "side": "right",
+                        "font": {"size": 13},
+                    },
+                    "tickvals": np.log10(levels).tolist(),
+                    "ticktext": [_tick(rest[0], level) for level in levels],
+                    "thickness": 12,
+                    "outlinewidth": 0,
+                },
+            }
+        )
+    _front_axes(figure, goals, board[x], board[y])
+    third = f", by its {words.label(rest[0])}" if rest else ""
+    beside = f"; a design below it can still be on the front{third}" if rest else ""
     return chart(
         figure,
-        "Validation accuracy in the search against the latency of one served batch. The line is "
-        "the best accuracy within each latency; a design below it can still be on the front, "
-        "by its energy. Point at a design to see all of it; drag to enlarge, double-click to go "
-        "back.",
+        f"{words.label(y).capitalize()} in the search against {axis(x)}. The line is the best "
+        f"{words.label(y)} within each {words.label(x)}{beside}. Point at a design to "
+        "see all of it; drag to enlarge, double-click to go back.",
         height=500,
     )
 
 
-def fronts_chart(boards: Sequence[pandas.DataFrame], names: Sequence[str]) -> Html:
+def fronts_chart(
+    boards: Sequence[pandas.DataFrame], names: Sequence[str], goals: Sequence[str]
+) -> Html:
     """The fronts of several runs in one chart, a colour each."""
     import plotly.graph_objects as go
 
+    y, x, *_ = metrics = [goal.removeprefix("-") for goal in goals]
     figure = go.Figure()
     for i, (board, name) in enumerate(zip(boards, names, strict=True)):
         colour = RUNS[i % len(RUNS)]
-        figure.add_trace(_front_line(board, colour, html.escape(name)))
+        figure.add_trace(_front_line(board, goals, colour, html.escape(name)))
         on_front = board[board["front"]]
         figure.add_scatter(
-            x=on_front["latency_s"].tolist(),
-            y=on_front["accuracy"].tolist(),
+            x=on_front[x].tolist(),
+            y=on_front[y].tolist(),
             mode="markers",
             showlegend=False,
             marker={"size": 7, "color": colour},
             hovertext=[
-                f"{html.escape(name)}, trial {row['trial']}<br>{_figures(row)}"
+                f"{html.escape(name)}, trial {row['trial']}<br>{_figures(row, metrics)}"
                 for _, row in on_front.iterrows()
             ],
             hoverinfo="text",
         )
     figure.update_layout(margin={"l": 62, "r": 10, "t": 40, "b": 54}, hovermode="closest")
-    _front_axes(figure, np.concatenate([board["latency_s"] for board in boards]))
+    joined = [np.concatenate([board[metric] for board in boards]) for metric in (x, y)]
+    _front_axes(figure, goals, *joined)
     return chart(
         figure,
-        "The fronts in accuracy, latency and energy; a line is a run's best accuracy within each "
-        "latency.",
+        f"The fronts in {words.listed([words.label(metric) for metric in metrics])}; a line is a "
+        f"run's best {words.label(y)} within each {words.label(x)}.",
         height=460,
     )
 
@@ -201,14 +210,18 @@ def progress_chart(
     return chart(figure, caption, height=290)
 
 
-def _front_line(board: pandas.DataFrame, colour: str, name: str) -> go.Scatter:
-    """The best accuracy within each latency, as steps to the right edge of the designs."""
+def _front_line(
+    board: pandas.DataFrame, goals: Sequence[str], colour: str, name: str
+) -> go.Scatter:
+    """The best of the first goal within each value of the second, as steps to the edge of the
+    designs."""
     import plotly.graph_objects as go
 
-    points = board[["latency_s", "accuracy"]].to_numpy(float)
-    line = points[pareto.front(points * [-1, 1])]
-    line = np.unique(line, axis=0)
-    line = np.vstack([line, [points[:, 0].max(), line[-1, 1]]])
+    points = board[[goal.removeprefix("-") for goal in goals[1::-1]]].to_numpy(float)
+    signs = np.array([-1.0 if goal.startswith("-") else 1.0 for goal in goals[1::-1]])
+    line = np.unique(points[pareto.front(points * signs)] * -signs, axis=0) * -signs  # best x first
+    worst = (points[:, 0] * signs[0]).min() * signs[0]
+    line = np.vstack([line, [worst, line[-1, 1]]])
     return go.Scatter(
         x=line[:, 0].tolist(),
         y=line[:, 1].tolist(),
@@ -219,17 +232,35 @@ def _front_line(board: pandas.DataFrame, colour: str, name: str) -> go.Scatter:
     )
 
 
-def _front_axes(figure: go.Figure, latencies) -> None:
-    low, high = float(np.min(latencies)) / 1.25, float(np.max(latencies)) * 1.25
-    ticks = _ticks(low, high)
-    figure.update_xaxes(
-        type="log",
-        range=[math.log10(low), math.log10(high)],
-        title_text="latency of one batch",
-        tickvals=ticks,
-        ticktext=[words.exact(tick, "s") for tick in ticks],
-    )
-    figure.update_yaxes(title_text="accuracy", tickformat=".0%")
+def axis(metric: str) -> str:
+    """What an axis says of a metric."""
+    return "latency of one batch" if metric == "latency_s" else words.label(metric)
+
+
+def _tick(metric: str, level: float) -> str:
+    base = words.base_unit(metric)
+    return words.exact(level, base) if base else words.value(metric, level)
+
+
+def _front_axes(figure: go.Figure, goals: Sequence[str], xs, ys) -> None:
+    """Shares and what may be 0 on even scales, costs on logarithmic ones."""
+    y, x = (goal.removeprefix("-") for goal in goals[:2])
+    for name, values, update in ((x, xs, figure.update_xaxes), (y, ys, figure.update_yaxes)):
+        low, high = float(np.min(values)), float(np.max(values))
+        if words.is_share(name):
+            update(title_text=axis(name), tickformat=".0%")
+        elif low <= 0:
+            update(title_text=axis(name))
+        else:
+            low, high = low / 1.25, high * 1.25
+            ticks = _ticks(low, high)
+            update(
+                type="log",
+                range=[math.log10(low), math.log10(high)],
+                title_text=axis(name),
+                tickvals=ticks,
+                ticktext=[_tick(name, tick) for tick in ticks],
+            )
 
 
 def _ticks(low: float, high: float) -> list[float]:
@@ -241,30 +272,30 @@ def _ticks(low: float, high: float) -> list[float]:
     return inside or [low]
 
 
-def _hover(row: pandas.Series, choices: Choices, family: str) -> str:
-    """A whole design as the lines of a hover text, in which Plotly reads tags."""
-    drawn = drawing.FAMILIES[family]
-    lines = [
-        _figures(row),
-        f"{words.number(row['area_mm2'])} mm², {words.percent(row['utilization'])} utilized",
-        "",
-        f"network {drawn.brief(choices)}",
-        *drawn.detail(choices).split(", "),
+def _hover(found: Findings, i: int) -> str:
+    """The design in row i of the leaderboard as the lines of a hover text, in which Plotly reads
+    tags."""
+    row, choices = found.board.iloc[i], found.designs[i]
+    lines = [_figures(row, found.metrics), ""]
+    if found.run.sweep:
+        lines[1:1] = [f"{words.percent(row['utilization'])} utilized"]
+        lines.append(f"network {found.drawing.brief(choices)}")
+    lines += found.drawing.detail(choices).split(", ")
+    if not found.run.sweep:
+        return "<br>".join([f"<b>trial {row['trial']}</b>", *map(html.escape, lines)])
+    lines += [
         f"bits w/a {words.bits(choices)}",
         f"trained at batch {choices['train.batch']}, served at {choices['serve.batch']}",
         "",
-        f"{words.array(choices)}, {words.rates(choices)}",
-        words.memories(choices),
+        words.array(choices),
+        *words.sizes(choices),
     ]
     how = "proposed" if row["found"] == "search" else "swept"
     return "<br>".join([f"<b>trial {row['trial']}</b>, {how}", *map(html.escape, lines)])
 
 
-def _figures(row: pandas.Series) -> str:
-    return (
-        f"{words.percent(row['accuracy'])}, {words.quantity(row['latency_s'], 's')}, "
-        f"{words.quantity(row['energy_j'], 'J')}"
-    )
+def _figures(row: pandas.Series, metrics: Sequence[str]) -> str:
+    return ", ".join(words.value(metric, row[metric]) for metric in metrics)
 
 
 def _plain(values: np.ndarray) -> list[float | None]:

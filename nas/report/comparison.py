@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from nas import pareto
-from nas.progress import FRONT
-from nas.report import again, charts, results, words
+from nas import pareto, words
+from nas.report import again, charts, results
 from nas.report.findings import Findings
 from nas.report.page import Html, lines, paragraph, section, tag
 
@@ -15,6 +14,7 @@ def chapter(found: list[Findings]) -> list[Html | None]:
     """What comes before the runs' own reports."""
     able = [each for each in found if each.designs]
     boards, names = [each.board for each in able], [each.name for each in able]
+    goals = common_goals(found)
     links = [
         tag("li", tag("a", each.name, href=f"#run-{i}")) for i, each in enumerate(found, start=1)
     ]
@@ -23,15 +23,20 @@ def chapter(found: list[Findings]) -> list[Html | None]:
         tag("h1", f"{len(found)} runs side by side"),
         tag("nav", tag("ul", links)),
         section("The best of each", best_table(found), caveat(found)),
-        section("The fronts", charts.fronts_chart(boards, names)) if able else None,
+        section("The fronts", charts.fronts_chart(boards, names, goals))
+        if able and len(goals) > 1
+        else None,
     ]
 
 
 def best_table(found: list[Findings]) -> Html:
     """A row a run: its best design, and how many on the front over all runs are its own."""
-    units = results.units_of([each.board.iloc[0] for each in found if each.designs])
-    heads = {"run": "run", "joint": lines("on the", "joint front"), **results.headings(units)}
-    for name in ("rank", "batch", "found"):
+    metrics = [metric for each in found for metric in each.metrics]
+    units = results.units_of([each.board.iloc[0] for each in found if each.designs], metrics)
+    heads = {"run": "run", "joint": lines("on the", "joint front")}
+    for each in found:
+        heads |= results.headings(each, units)
+    for name in ("rank", "batch", "found", "reward"):
         del heads[name]
     rows = [
         {
@@ -56,9 +61,20 @@ def caveat(found: list[Findings]) -> Html | None:
     )
 
 
+def common_goals(found: list[Findings]) -> list[str]:
+    """What the rewards of all runs are made of, in the order of the first."""
+    first, *others = (each.run.front.goals for each in found)
+    return [goal for goal in first if all(goal in each for each in others)]
+
+
 def joint_front(found: list[Findings]) -> list[int]:
-    """How many designs of each run are on the front over all runs."""
-    points = [each.board[list(FRONT)].to_numpy(float) * [1, -1, -1] for each in found]
+    """How many designs of each run are on the front over all runs, in the goals that all share."""
+    goals = common_goals(found)
+    if not goals:
+        return [0] * len(found)
+    signs = np.array([-1.0 if goal.startswith("-") else 1.0 for goal in goals])
+    names = [goal.removeprefix("-") for goal in goals]
+    points = [each.board[names].to_numpy(float) * signs for each in found]
     on_front = pareto.front(np.concatenate(points))
     ends = np.cumsum([len(part) for part in points])[:-1]
     return [int(part.sum()) for part in np.split(on_front, ends)]

@@ -9,8 +9,8 @@ from collections import Counter
 
 import numpy as np
 
-from nas import pareto
-from nas.report import charts, drawing, words
+from nas import pareto, words
+from nas.report import charts, drawing
 from nas.report.findings import Findings
 from nas.report.page import Html, paragraph, section, table, tag
 from nas.trial import Status
@@ -26,7 +26,7 @@ def chapter(found: Findings) -> Html:
     return section(
         "The search",
         paragraph(outcomes(found)),
-        tag("div", accuracy_chart(found), reward_chart(found), class_="pair"),
+        tag("div", metric_chart(found), reward_chart(found), class_="pair"),
         paragraph(time_spent(found)),
         reasons(found),
         training_curves(found),
@@ -48,18 +48,25 @@ def outcomes(found: Findings) -> str:
     controller = found.run.config["controller"]["name"]
     if not found.trials:
         return f"The controller “{controller}” has proposed nothing yet."
+    if found.run.evaluator.in_process:
+        counts[0] = (own[Status.COMPLETE], "was looked up", "were looked up")
     parts = [words.count(*each) for each in counts if each[0]]
     total = words.count(len(found.trials), "proposal")
     return f"Of {total} by the controller “{controller}”, {words.listed(parts)}."
 
 
-def accuracy_chart(found: Findings) -> Html:
-    """The accuracy of each trial, and the best so far."""
-    ids = [trial.id for trial in found.trained]
-    values = np.array([trial.metrics["accuracy"] for trial in found.trained], float)
-    best = np.fmax.accumulate(values)
-    caption = "Validation accuracy of each trial, and the best so far."
-    return charts.progress_chart(ids, values, best, "Accuracy", caption, tickformat=".0%")
+def metric_chart(found: Findings) -> Html:
+    """The first metric of the reward for each trial, and the best so far."""
+    goal = found.run.front.goals[0]
+    ids, name = [trial.id for trial in found.trained], words.label(goal)
+    better = np.fmin if goal.startswith("-") else np.fmax
+    values = (found.run.front(found.trained) * found.run.front.signs)[:, 0]
+    kind = "Validation accuracy" if found.run.sweep and name == "accuracy" else name.capitalize()
+    caption = f"{kind} of each trial, and the best so far."
+    form = ".0%" if words.is_share(goal.removeprefix("-")) else "~g"
+    return charts.progress_chart(
+        ids, values, better.accumulate(values), name.capitalize(), caption, tickformat=form
+    )
 
 
 def reward_chart(found: Findings) -> Html:
@@ -101,6 +108,8 @@ def hypervolumes(objectives: np.ndarray) -> np.ndarray:
 
 def time_spent(found: Findings) -> str:
     """The training seconds, and what share they are of the time that the workers had."""
+    if found.run.evaluator.in_process:
+        return "Candidates were looked up, not trained."
     seconds = [t.metrics["seconds"] for t in found.trained if "seconds" in t.metrics]
     finals = [metrics["seconds"] for metrics in found.finals.values() if "seconds" in metrics]
     if not seconds:

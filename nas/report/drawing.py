@@ -9,9 +9,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from nas.report import words
+from nas import words
 from nas.report.page import Html, lines, table, tag
-from nas.report.words import TIMES
+from nas.words import TIMES
 from search_spaces.cell import EDGES, N_NODES
 from search_spaces.precision import GROUPS, precisions
 from search_spaces.space import Choices
@@ -156,7 +156,35 @@ def cell_stages(choices: Choices) -> Html:
     return table(heads, rows, words=[0])
 
 
-FAMILIES = {
+def plain_brief(choices: Choices) -> str:
+    """The choices of a network of no family here, their names left out."""
+    values = (words.decision(*pair)[1] for pair in network_choices(choices).items())
+    return " ".join(values)
+
+
+def plain_detail(choices: Choices) -> str:
+    """The same with their names."""
+    return ", ".join(" ".join(words.decision(*p)) for p in network_choices(choices).items())
+
+
+def network_choices(choices: Choices) -> Choices:
+    """The choices without those of bits, batches and accelerator."""
+    others = ("bits.", "train.", "serve.", "hw.")
+    return {name: value for name, value in choices.items() if not name.startswith(others)}
+
+
+def plain_stages(choices: Choices) -> Html:
+    """A row a choice."""
+    rows = [words.decision(*pair) for pair in network_choices(choices).items()]
+    return table(("decision", "choice"), rows, words=[0, 1])
+
+
+def nothing(*_: Choices) -> Html:
+    return Html("")
+
+
+PLAIN = Drawing(plain_brief, plain_detail, nothing, nothing, nothing, plain_stages)
+FAMILIES = {  # a family that is not here is shown by its choices alone
     "cell": Drawing(cell_brief, cell_words, cell_icon, cell_key, cell_figure, cell_stages),
 }
 

@@ -8,7 +8,7 @@ import numpy as np
 
 import hwmodel
 from hwmodel.cost import price_layers
-from nas.pricing import metrics_of
+from nas.pricing import at, figures_of
 from nas.reward import violations
 from search_spaces import FAMILIES, hardware
 from search_spaces.space import Choices
@@ -95,9 +95,8 @@ def changes(run: Run, choices: Choices) -> list[Change]:
     layers = FAMILIES[run.config["space"]["network"]].layers(choices)
     configs = hardware.configs_of([choices, *(other for _, other in moved)])
     cost = hwmodel.price(layers.folded(), configs)
-    before, *after = (
-        metrics_of(cost, layers, choices["serve.batch"], (0, i)) for i in range(len(configs))
-    )
+    figures = figures_of(cost, [layers], [choices["serve.batch"]])
+    before, *after = (at(figures, (0, i)) for i in range(len(configs)))
     found = []
     for i, ((name, other), metrics) in enumerate(zip(moved, after, strict=True), start=1):
         broken = violations(run.constraints, metrics)

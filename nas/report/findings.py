@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nas.early_stopping import stopped
+from nas.leaderboard import final_columns
 from nas.report import drawing
 from nas.trial import Status, Trial
 from search_spaces.space import Choices, Space
@@ -40,7 +41,18 @@ class Findings:
 
     @property
     def drawing(self) -> drawing.Drawing:
-        return drawing.FAMILIES[self.family]
+        return drawing.FAMILIES.get(self.family, drawing.PLAIN)
+
+    @property
+    def metrics(self) -> list[str]:
+        """What is shown of a design: what the reward is made of; of a priced one its costs too."""
+        costs = ("accuracy", "latency_s", "energy_j", "area_mm2") if self.run.sweep else ()
+        return list(dict.fromkeys((*costs, *self.run.reward.needs)))
+
+    @property
+    def final_columns(self) -> list[str]:
+        """The columns of the leaderboard from final trainings, where there were any."""
+        return [c for c in final_columns(self.run) if self.board[c].notna().any()]
 
     @property
     def trained(self) -> list[Trial]:

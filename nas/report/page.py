@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -44,6 +45,11 @@ def tag(name: str, /, *children: Any, **attributes: Any) -> Html:
     if name in VOID:
         return Html(f"<{name}{given}/>")
     return Html(f"<{name}{given}>{escaped(children)}</{name}>")
+
+
+def text(child: Any) -> str:
+    """What a reader sees of a child of a tag, on one line."""
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", escaped(child))).split())
 
 
 def table(

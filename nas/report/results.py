@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from nas.report import charts, words
+from nas import words
+from nas.report import charts
 from nas.report.findings import Findings
-from nas.report.page import Html, fold, lines, paragraph, section, table, tag
+from nas.report.page import Html, fold, lines, paragraph, section, table, tag, text
 
 if TYPE_CHECKING:
     import pandas
 
 TOP = 15  # rows of the leaderboard shown
-WORDS = {"run", "cell", "network", "bits", "batch", "accelerator", "found"}  # flush left
+PICTURED = ("icon", "batch")  # columns of a page alone
+WORDS = {"run", "icon", "network", "bits", "batch", "accelerator", "found"}  # flush left
 
 
 def summary(found: Findings) -> str:
@@ -25,31 +27,47 @@ def summary(found: Findings) -> str:
         return f"No design has been trained yet, of {size} possible."
     trained = (
         f"{words.count(n_trained, 'design')} of {size} possible "
-        f"{'was' if n_trained == 1 else 'were'} trained"
+        f"{'was' if n_trained == 1 else 'were'} "
+        f"{'looked up' if run.evaluator.in_process else 'trained'}"
     )
     if not found.designs:
         limits = words.listed([str(constraint) for constraint in run.constraints])
         return f"{trained}, none within the constraints ({limits})."
-    n_networks = found.board["trial"].nunique()
-    n_accelerators = run.sweep.n_accelerators
     best = found.board.iloc[0]
+    text = f"{trained}"
+    if run.sweep:
+        n_accelerators = run.sweep.n_accelerators
+        n_pairs = found.board["trial"].nunique() * n_accelerators
+        text += (
+            f", and each network was priced on all {n_accelerators:,} accelerators of the space: "
+            f"{n_pairs:,} pairs"
+        )
+    text += f". The best, trial {best['trial']}, reaches {reached(found)}"
+    if not run.sweep:
+        others = [f"{words.label(m)} {words.value(m, best[m])}" for m in found.metrics[1:]]
+        return f"{text}{', at ' if others else ''}{words.listed(others)}."
     return (
-        f"{trained}, and each network was priced on all {n_accelerators:,} accelerators of the "
-        f"space: {n_networks * n_accelerators:,} pairs. The best, trial {best['trial']}, reaches "
-        f"{accuracy(found)}. It serves {batch(found)} in {words.quantity(best['latency_s'], 's')}, "
+        f"{text}. It serves {batch(found)} in {words.quantity(best['latency_s'], 's')}, "
         f"at {words.quantity(best['energy_j'], 'J')} an image, on an accelerator of "
         f"{words.number(best['area_mm2'])}{words.SPACE}mm²."
     )
 
 
-def accuracy(found: Findings) -> str:
-    """How accurate the best design is, on test images where it was scored on them."""
+def reached(found: Findings) -> str:
+    """How good the best design is, at the end of its final training where it had one."""
+    best, first = found.board.iloc[0], found.metrics[0]
     final = found.best_final
-    if not words.known(final.get("test_accuracy")):
-        return f"{words.percent(found.board['accuracy'].iloc[0])} on validation images"
-    share, n_test = final["test_accuracy"], final["n_test"]
-    error = words.number(100 * words.standard_error(share, n_test), 2)
-    return f"{words.percent(share)} (± {error}) on {n_test:,} test images that the search never saw"
+    if words.known(final.get("n_test")):  # on images that were kept apart
+        share, n_test = final["test_accuracy"], final["n_test"]
+        error = words.number(100 * words.standard_error(share, n_test), 2)
+        seen = f"{n_test:,} test images that the search never saw"
+        return f"{words.percent(share)} (± {error}) on {seen}"
+    if found.run.sweep:
+        return f"{words.percent(best['accuracy'])} on validation images"
+    text = f"{words.label(first)} {words.value(first, best[first])}"
+    columns = [c for c in found.final_columns if words.known(best[c])]
+    finals = [f"{words.label(c)} {words.value(c, best[c])}" for c in columns]
+    return f"{text} ({words.listed(finals)} after its final training)" if finals else text
 
 
 def batch(found: Findings) -> str:
@@ -59,19 +77,22 @@ def batch(found: Findings) -> str:
 
 def key_figures(found: Findings) -> Html:
     """The best design's figures, large."""
-    best, final = found.board.iloc[0], found.best_final
-    pairs = [
-        (words.percent(best["accuracy"]), "validation accuracy in the search"),
-        (words.quantity(best["latency_s"], "s"), f"latency of {batch(found)}"),
-        (words.quantity(best["energy_j"], "J"), "energy of an image"),
-        (f"{words.number(best['area_mm2'])}{words.SPACE}mm²", "area of the accelerator"),
-        (words.quantity(best["weight_bytes"], "B"), f"{int(best['params']):,} weights"),
-    ]
-    if words.known(final.get("test_accuracy")):
-        pairs.insert(0, (words.percent(final["test_accuracy"]), "test accuracy, trained longer"))
+    best = found.board.iloc[0]
+    names = {m: f"{words.label(m)} in the search" for m in found.metrics[:1]}
+    names |= {m: words.label(m) for m in found.metrics[1:]}
+    if found.run.sweep:
+        names |= {
+            "accuracy": "validation accuracy in the search",
+            "latency_s": f"latency of {batch(found)}",
+            "energy_j": "energy of an image",
+            "area_mm2": "area of the accelerator",
+            "weight_bytes": f"{int(best['params']):,} weights",
+        }
+    finals = {c: f"{words.label(c)}, trained longer" for c in found.final_columns}
+    shown = [(m, text) for m, text in {**finals, **names}.items() if words.known(best[m])]
     return tag(
         "div",
-        [tag("div", tag("b", value), tag("span", name)) for value, name in pairs],
+        [tag("div", tag("b", words.value(m, best[m])), tag("span", text)) for m, text in shown],
         class_="figures",
     )
 
@@ -79,14 +100,15 @@ def key_figures(found: Findings) -> Html:
 def front(found: Findings) -> Html:
     """The leaderboard's front, drawn, and its designs."""
     on_front = [i for i, inside in enumerate(found.board["front"]) if inside]
+    goals = words.listed([words.label(goal) for goal in found.run.front.goals])
     return section(
         "The front",
         paragraph(
             f"{words.count(len(on_front), 'design')} of the {len(found.board):,} on the "
             f"leaderboard {'is' if len(on_front) == 1 else 'are'} on the front: no other is better "
-            "in accuracy, latency and energy at once."
+            f"in {goals}{' at once' if len(found.run.front.goals) > 1 else ''}."
         ),
-        charts.front_chart(found.board, found.designs, found.family),
+        charts.front_chart(found) if len(found.run.front.goals) > 1 else None,
         fold(f"The designs on the front ({len(on_front)})", board_table(found, on_front)),
     )
 
@@ -95,17 +117,21 @@ def leaderboard(found: Findings) -> Html:
     """One row a network, on its best accelerator."""
     networks = found.board.drop_duplicates("trial")
     shown = networks.head(TOP)
+    noun = "network" if found.run.sweep else "design"
     which = (
-        f"The first {len(shown)} of {len(networks)} networks"
+        f"The first {len(shown)} of {len(networks)} {noun}s"
         if len(shown) < len(networks)
-        else words.count(len(networks), "network")
+        else words.count(len(networks), noun)
+    )
+    priced = (
+        ", each on its best accelerator. Bits are of weights/activations in the three stages, then "
+        "in the first and last layer"
     )
     return section(
         "The leaderboard",
         paragraph(
-            f"{which}, each on its best accelerator. Bits are of weights/activations in the three "
-            f"stages, then in the first and last layer. All {words.count(len(found.board), 'row')} "
-            "with every choice: ",
+            f"{which}{priced if found.run.sweep else ''}. All "
+            f"{words.count(len(found.board), 'row')} with every choice: ",
             tag("code", found.run.dir.leaderboard),
         ),
         board_table(found, list(shown.index)),
@@ -115,19 +141,14 @@ def leaderboard(found: Findings) -> Html:
 
 def board_table(found: Findings, rows: Sequence[int]) -> Html:
     """The rows of the leaderboard at these positions."""
-    units = units_of([found.board.iloc[i] for i in rows])
-    heads = headings(units)
-    designs = [cells(found, i, units) for i in rows]
-    if found.run.reward.n_objectives == 1:
-        heads["reward"] = "reward"
-        rewards = found.board[f"reward:{found.run.reward.names[0]}"]
-        for line, i in zip(designs, rows, strict=True):
-            line["reward"] = words.number(rewards[i])
-    return design_table(heads, designs)
+    units = units_of([found.board.iloc[i] for i in rows], found.metrics)
+    return design_table(headings(found, units), [cells(found, i, units) for i in rows])
 
 
 def design_table(heads: Mapping[str, Any], designs: Sequence[Mapping[str, Any]]) -> Html:
-    """A table of designs, a mapping from column to cell each; a column that one lacks is a dash."""
+    """A table of designs, a mapping from column to cell each; a column that one lacks is a dash,
+    and one that all lack is left out."""
+    heads = {name: head for name, head in heads.items() if any(name in line for line in designs)}
     return table(
         list(heads.values()),
         [[line.get(name, words.NONE) for name in heads] for line in designs],
@@ -135,46 +156,60 @@ def design_table(heads: Mapping[str, Any], designs: Sequence[Mapping[str, Any]])
     )
 
 
-def units_of(rows: Sequence[pandas.Series]) -> dict[str, words.Unit]:
-    """The units that suit the latencies and energies of some designs."""
-    bases = {"latency_s": "s", "energy_j": "J"}
-    return {name: words.unit([row[name] for row in rows], base) for name, base in bases.items()}
+def units_of(rows: Sequence[pandas.Series], metrics: Sequence[str]) -> dict[str, words.Unit]:
+    """The units that suit the values of metrics in some rows, for those that take a prefix."""
+    bases = {metric: words.base_unit(metric) for metric in metrics}
+    return {
+        metric: words.unit([row[metric] for row in rows if metric in row], base)
+        for metric, base in bases.items()
+        if base
+    }
 
 
-def headings(units: Mapping[str, words.Unit]) -> dict[str, Any]:
-    """Column -> heading."""
+def headings(found: Findings, units: Mapping[str, words.Unit]) -> dict[str, Any]:
+    """Column -> heading; a table of designs keeps those that a design has a cell for."""
+    metrics = {m: lines(*words.heading(m, units.get(m))) for m in found.metrics}
+    finals = {c: lines(*words.heading(c, None)) for c in found.final_columns}
+    first, *others = metrics.items()
     return {
         "rank": "#",
         "trial": "trial",
-        "cell": "cell",
-        "network": "network",
+        "icon": "cell",
+        "network": "network" if found.run.sweep else "design",
         "bits": "bits w/a",
         "batch": lines("batch", "train/serve"),
         "accelerator": "accelerator",
         "found": "by",
-        "accuracy": "accuracy",
-        "test": "test",
-        "latency": lines("latency", units["latency_s"].name),
-        "energy": lines("energy", units["energy_j"].name),
-        "area": lines("area", "mm²"),
+        **dict([first]),
+        **finals,
+        **dict(others),
+        "reward": "reward",
     }
 
 
 def cells(found: Findings, i: int, units: Mapping[str, words.Unit]) -> dict[str, Any]:
-    """Column -> cell of the design in row i of the leaderboard."""
+    """Column -> cell of the design in row i of the leaderboard, for what the design has."""
     row, choices = found.board.iloc[i], found.designs[i]
-    return {
-        "rank": row["rank"],
-        "trial": row["trial"],
-        "cell": found.drawing.icon(choices),
-        "network": found.drawing.brief(choices),
-        "bits": words.bits(choices),
-        "batch": f"{choices['train.batch']}/{choices['serve.batch']}",
-        "accelerator": [words.array(choices), tag("small", words.rates(choices))],
-        "found": row["found"],
-        "accuracy": words.percent(row["accuracy"]),
-        "test": words.percent(row["test_accuracy"]),
-        "latency": words.number(row["latency_s"] / units["latency_s"].scale),
-        "energy": words.number(row["energy_j"] / units["energy_j"].scale),
-        "area": words.number(row["area_mm2"]),
-    }
+    line = {"rank": row["rank"], "trial": row["trial"], "network": found.drawing.brief(choices)}
+    if icon := found.drawing.icon(choices):
+        line["icon"] = icon
+    if found.run.sweep:
+        line["bits"] = words.bits(choices)
+        line["batch"] = f"{choices['train.batch']}/{choices['serve.batch']}"
+        line["accelerator"] = [words.array(choices), tag("small", words.rates(choices))]
+        line["found"] = row["found"]
+    for metric in (*found.metrics, *found.final_columns):
+        line[metric] = words.in_unit(metric, row[metric], units.get(metric))
+    if found.run.reward.n_objectives == 1:
+        line["reward"] = words.number(row[f"reward:{found.run.reward.names[0]}"])
+    return line
+
+
+def text_table(found: Findings, top: int) -> list[list[str]]:
+    """The first `top` designs of the leaderboard as cells of text, headings first."""
+    rows = found.board.drop_duplicates("trial").head(top).index
+    units = units_of([found.board.iloc[i] for i in rows], found.metrics)
+    designs = [cells(found, i, units) for i in rows]
+    heads = {name: head for name, head in headings(found, units).items() if name not in PICTURED}
+    heads = {name: head for name, head in heads.items() if name in designs[0]}
+    return [[text(line[name]) for name in heads] for line in (heads, *designs)]

@@ -1,4 +1,8 @@
-"""Figures and designs in words: what a page for people needs and no program reads."""
+"""Figures and designs in words: what people read on a page or a terminal, and no program does.
+
+Metrics and decisions carry their units in their names, so that those of a table, of another network
+or of another accelerator find their words here too.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +22,13 @@ MINUS = "\N{MINUS SIGN}"
 TIMES = "\N{MULTIPLICATION SIGN}"
 PREFIXES = {1e12: "T", 1e9: "G", 1e6: "M", 1e3: "k", 1: "", 1e-3: "m", 1e-6: "µ", 1e-9: "n"}
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-SYMBOLS = {"s": "s", "j": "J", "bytes": "B"}  # as the names of metrics end
-UNITS = {"gbps": "GB/s", "mhz": "MHz", "kib": "KiB"}  # as the names of decisions end
+SYMBOLS = {"s": "s", "j": "J", "bytes": "B"}  # as the names of metrics end, and take a prefix
+SHARES = ("accuracy", "utilization")  # of 1, as the names of metrics begin or end
+# as the names of metrics and decisions end, and take none
+UNITS = {"gbps": "GB/s", "mhz": "MHz", "kib": "KiB", "mm2": "mm²"}
+SIDES = (("hw.rows", "hw.columns"), ("hw.pe_x", "hw.pe_y"))  # of an array
+PLAIN = {SPACE: " ", NONE: "-", MINUS: "-", TIMES: "x", "±": "+-", "µ": "u", "²": "2"}
 DATAFLOWS = {"os": "output-stationary", "ws": "weight-stationary", "is": "input-stationary"}
-SRAMS = ("input", "weight", "output")
 MULTIPLIERS = {
     "fixed8": "fixed 8-bit",
     "fixed16": "fixed 16-bit",
@@ -122,11 +129,54 @@ def standard_error(share: float, n: int) -> float:
     return math.sqrt(share * (1 - share) / n)
 
 
+def ascii(text: str) -> str:
+    """A text for a terminal that may know no other characters."""
+    return text.translate(str.maketrans(PLAIN))
+
+
+def label(metric: str) -> str:
+    """A metric without the unit in which its name ends: latency."""
+    base, _, suffix = metric.removeprefix("-").rpartition("_")
+    known = base and (suffix in SYMBOLS or suffix in UNITS)
+    return (base if known else metric.removeprefix("-")).replace("_", " ")
+
+
+def is_share(metric: str) -> bool:
+    return metric.startswith(SHARES) or metric.endswith(SHARES)
+
+
+def base_unit(metric: str) -> str | None:
+    """The unit of a metric's values that takes a prefix; None where it has none."""
+    return SYMBOLS.get(metric.rpartition("_")[2])
+
+
+def value(metric: str, figure: float | None) -> str:
+    """A metric's value with its unit: 93.1 %, 13.2 µs, 4.20 mm²."""
+    if is_share(metric):
+        return percent(figure)
+    if base_unit(metric):
+        return quantity(figure, base_unit(metric))
+    unit = UNITS.get(metric.rpartition("_")[2])
+    return f"{number(figure)}{SPACE}{unit}" if unit and known(figure) else number(figure)
+
+
+def heading(metric: str, chosen: Unit | None) -> list[str]:
+    """A column's name and the unit of its values, if any."""
+    unit = chosen.name if chosen else UNITS.get(metric.rpartition("_")[2])
+    return [label(metric), *([unit] if unit else [])]
+
+
+def in_unit(metric: str, figure: float | None, chosen: Unit | None) -> str:
+    """A metric's value in a column whose heading has the unit."""
+    if is_share(metric):
+        return percent(figure)
+    return number(figure / chosen.scale if chosen and known(figure) else figure)
+
+
 def metric(name: str, value: float) -> str:
-    """A metric's value with its unit, which its name ends in: latency 200 µs."""
-    base, _, suffix = name.rpartition("_")
-    if suffix in SYMBOLS:
-        return f"{base} {exact(value, SYMBOLS[suffix])}"
+    """A metric and a round value of it, as it was written: latency 200 µs."""
+    if base_unit(name):
+        return f"{label(name)} {exact(value, base_unit(name))}"
     return f"{name} {value:g}"
 
 
@@ -135,7 +185,7 @@ def metric(name: str, value: float) -> str:
 
 def decision(name: str, value: Any) -> tuple[str, str]:
     """A decision's name without its group, and a value of it with its unit."""
-    base = name.partition(".")[2].replace("_", " ")
+    base = (name.partition(".")[2] or name).replace("_", " ")
     stem, _, suffix = base.rpartition(" ")
     if suffix in UNITS:
         memory = re.sub(r"^sram (\w+)$", r"\1 SRAM", stem)
@@ -157,40 +207,49 @@ def group(name: str) -> str:
 
 
 def array(choices: Choices) -> str:
-    """The array of an accelerator in a few words: 16x8 ws composable."""
-    return (
-        f"{choices['hw.rows']}{TIMES}{choices['hw.columns']} {choices['hw.dataflow']} "
-        f"{choices['hw.multiplier']}"
-    )
+    """The array of an accelerator and its kind in a few words: 16x8 ws composable."""
+    kinds = [value for _, value in _hardware(choices) if isinstance(value, str)]
+    return " ".join([*_sides(choices), *kinds]) or ", ".join(sizes(choices)[:3])
 
 
 def rates(choices: Choices) -> str:
-    """Its clock and bandwidth."""
-    return f"{choices['hw.clock_mhz']}{SPACE}MHz, {choices['hw.bandwidth_gbps']}{SPACE}GB/s"
+    """Its clock and bandwidths."""
+    names = [name for name in choices if name.endswith(("_mhz", "_gbps"))]
+    return ", ".join(decision(name, choices[name])[1] for name in reversed(names))
 
 
-def memories(choices: Choices) -> str:
-    """Its SRAMs."""
-    sizes = "/".join(str(choices[f"hw.sram_{name}_kib"]) for name in SRAMS)
-    return f"SRAM {sizes}{SPACE}KiB"
+def sizes(choices: Choices) -> list[str]:
+    """What else there is to it, a phrase each: 64 KiB input SRAM, 400 MHz clock."""
+    found = []
+    for name, value in _hardware(choices):
+        words, text = decision(name, value)
+        if isinstance(value, bool):
+            found += [words] if value else []
+        elif not isinstance(value, str):
+            found.append(f"{words} {text}" if text == str(value) else f"{text}{SPACE}{words}")
+    return found
 
 
-def accelerator(choices: Choices, area_mm2: float, technology_nm: int) -> str:
+def accelerator(family: str, choices: Choices, area_mm2: float, technology_nm: int) -> str:
     """An accelerator in a sentence."""
-    srams = [f"{choices[f'hw.sram_{name}_kib']}{SPACE}KiB for {name}s" for name in SRAMS]
-    planes = (
-        " with a second weight plane that loads while the first computes"
-        if choices.get("hw.weight_plane")
-        else ""
-    )
+    kinds = [decision(*pair)[1] for pair in _hardware(choices) if isinstance(pair[1], str)]
+    of = ", ".join([f"Of the {family} family", *_sides(choices)])
     return (
-        f"A systolic array of {choices['hw.rows']} {TIMES} {choices['hw.columns']} "
-        f"{MULTIPLIERS[choices['hw.multiplier']]} multipliers, "
-        f"{DATAFLOWS[choices['hw.dataflow']]}{planes}; SRAMs of {listed(srams)}; "
-        f"{choices['hw.bandwidth_gbps']}{SPACE}GB/s of DRAM bandwidth; a clock of "
-        f"{choices['hw.clock_mhz']}{SPACE}MHz; {number(area_mm2)}{SPACE}mm² in "
+        f"{of}: {', '.join([*kinds, *sizes(choices)])}; {number(area_mm2)}{SPACE}mm² in "
         f"{technology_nm}{SPACE}nm."
     )
+
+
+def _sides(choices: Choices) -> list[str]:
+    """`16 x 8`, where there is an array."""
+    pairs = [(choices[a], choices[b]) for a, b in SIDES if a in choices and b in choices]
+    return [f"{a}{SPACE}{TIMES}{SPACE}{b}" for a, b in pairs]
+
+
+def _hardware(choices: Choices) -> list[tuple[str, Any]]:
+    """The decisions of an accelerator but for the sides of its array."""
+    sides = {side for pair in SIDES for side in pair}
+    return [pair for pair in choices.items() if pair[0].startswith("hw.") and pair[0] not in sides]
 
 
 def learning_rate(choices: Choices) -> str:

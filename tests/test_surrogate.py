@@ -1,0 +1,265 @@
+"""The surrogate's parts against closed forms, and what it does with known costs."""
+
+import numpy as np
+import pytest
+
+from nas import config
+from nas.controllers import gaussian_process, make, surrogate
+from nas.controllers.expected_improvement import Scalarization, normal_quadrature
+from nas.controllers.gaussian_process import GaussianProcess, negative_log_likelihood
+from nas.controllers.outlook import Unknown
+from nas.outlook import N_ACCELERATORS
+from nas.pareto import hypervolume
+from nas.pricing import price_designs
+from nas.trial import Proposal, Status, Trial
+from search_spaces import cell
+from search_spaces.space import Decision, Space
+
+SIZES = [3, 2, 4]
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 2, (40, sum(SIZES))).astype(float)
+    return x, np.sin(x @ rng.normal(size=sum(SIZES))) + 5
+
+
+def naive(model, x, y, at):
+    """The posterior by the textbook (Rasmussen and Williams, equations 2.25 and 2.26)."""
+    weights = np.repeat(np.exp(model.params[:-1]), SIZES)
+    noise = np.exp(model.params[-1])
+
+    def k(a, b):
+        return np.exp(-((a[:, None] - b) ** 2 @ weights))
+
+    z = (y - y.mean()) / y.std()
+    inverse = np.linalg.inv(k(x, x) + noise * np.eye(len(x)))
+    scale = z @ inverse @ z / len(x) * y.var()
+    covariance = k(at, at) - k(at, x) @ inverse @ k(x, at)
+    return y.mean() + y.std() * k(at, x) @ inverse @ z, scale * covariance
+
+
+def test_the_posterior_is_the_textbooks(data):
+    x, y = data
+    model = GaussianProcess(SIZES, 2)
+    at = np.random.default_rng(1).integers(0, 2, (15, sum(SIZES))).astype(float)
+    model.condition(x, y, np.arange(len(x)))
+    mean, variance, k = model.predict(at)
+    expected, covariance = naive(model, x, y, at)
+    assert mean == pytest.approx(expected, rel=1e-4)
+    assert variance == pytest.approx(np.diag(covariance), rel=2e-2, abs=1e-5)
+    assert model.covariance(at, k, 3) == pytest.approx(covariance[3], abs=1e-4)
+
+
+def test_some_inducing_points_are_nearly_as_good_as_all(data):
+    x, _ = data
+    y = x @ np.arange(sum(SIZES))
+    model = GaussianProcess(SIZES, 2)
+    model.condition(x, y, np.arange(len(x)))
+    exact = model.predict(x)
+    model.condition(x, y, np.arange(0, len(x), 2))
+    fewer = model.predict(x)
+    assert np.corrcoef(exact[0], fewer[0])[0, 1] > 0.95
+
+
+def test_the_likelihoods_gradient_against_finite_differences(data):
+    x, y = data
+    parts = np.split(x, np.cumsum(SIZES)[:-1], axis=1)
+    distances = np.array([gaussian_process.squared_distances(p, p).ravel() for p in parts])
+    z = gaussian_process.standardized(y)
+    params = np.array([-1.0, -2.0, -0.5, -3.0])
+    _, gradient = negative_log_likelihood(params, distances, z)
+    for i in range(len(params)):
+        step = np.eye(len(params))[i] * 1e-5
+        ends = [negative_log_likelihood(params + s, distances, z)[0] for s in (step, -step)]
+        assert gradient[i] == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-5)
+
+
+def test_fitting_finds_the_block_that_matters():
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 2, (120, sum(SIZES))).astype(float)
+    model = GaussianProcess(SIZES, 0)
+    model.fit(x, x[:, 3] - 2 * x[:, 3] * x[:, 4] + 0.01 * rng.normal(size=120), 50)
+    assert model.params[1] > max(model.params[0], model.params[2]) + 2
+
+
+def test_quadrature_is_exact_for_polynomials():
+    nodes, weights = normal_quadrature(1)
+    assert [weights @ nodes[:, 0] ** k for k in range(5)] == pytest.approx([1, 0, 1, 0, 3])
+    nodes, weights = normal_quadrature(3)
+    assert weights @ (nodes**2).prod(axis=1) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("m", "ball"), [(2, np.pi / 4), (3, np.pi / 6)])
+def test_scalarizations_add_up_to_the_hypervolume(m, ball):
+    """The volume is that of the unit ball's positive part times the mean (lemma 5)."""
+    rng = np.random.default_rng(m)
+    points = np.vstack([rng.random((20, m)), np.ones((1, m)) * [1.0, *[0.0] * (m - 1)]])
+    means = [
+        Scalarization(np.zeros(m), np.ones(m), rng)(points).max(axis=0).mean() for _ in range(200)
+    ]
+    assert ball * np.mean(means) == pytest.approx(hypervolume(points, np.zeros(m)), rel=0.02)
+    one = Scalarization(np.array([1.0]), np.array([3.0]), rng)(np.array([[0.0], [2.0], [np.nan]]))
+    assert one.ravel().tolist() == [0, 0.5, 0]
+
+
+# -- the search ------------------------------------------------------------------------------------
+
+SPACE = Space([Decision(f"net.{i}", tuple("abcd")) for i in range(5)] + [Decision("hw", (1, 2, 4))])
+
+
+class Bench(Unknown):
+    """Accuracy is a sum over the network's values; cost falls with `hw`; some are ruled out."""
+
+    def __init__(self):
+        super().__init__(1, 5)
+        self.worth = np.random.default_rng(0).normal(size=(5, 4))
+
+    def accuracy(self, encodings):
+        values = self.worth[np.arange(5), encodings[..., :5]].sum(axis=-1)
+        return values + np.where(encodings[..., 0] == encodings[..., 1], 1.0, 0.0)
+
+    def variants(self, encodings):
+        designs = np.repeat(encodings[:, None], 3, axis=1)
+        designs[:, :, 5] = [0, 1, 2]
+        costs = (1.0 + encodings[:, :1]) / (1 + np.arange(3))
+        costs[encodings[:, 1] == 3] = np.nan
+        return designs, costs[..., None]
+
+    def measured(self, trials, objectives):
+        return objectives[:, :1]
+
+    def objectives(self, measured, known):
+        shape = (*known.shape[:-1], 1)
+        return np.concatenate([np.broadcast_to(measured, shape), -known], axis=-1)
+
+
+def run(controller, bench, n, n_ask=1):
+    rows = []
+    while len(rows) < n:
+        for proposal in controller.ask(n_ask):
+            row = proposal.encoding
+            rows.append(row)
+            _, costs = bench.variants(row[None])
+            values = np.array([[bench.accuracy(row), -costs[0, row[5], 0]]])
+            controller.tell([Trial(0, proposal, 0, Status.COMPLETE)], values)
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("limit", [50_000, 0])
+def test_known_costs_are_used_as_known(monkeypatch, limit):
+    monkeypatch.setattr(surrogate, "MAX_ENUMERATED", limit)
+    bench = Bench()
+    controller = make("surrogate", SPACE, seed=0, n_objectives=2, outlook=bench)
+    rows = run(controller, bench, 40)
+    assert len({tuple(row[:5]) for row in rows}) == 40  # no network twice, on any accelerator
+    assert not (rows[:, 1] == 3).any()  # what is ruled out is never proposed
+    assert set(rows[10:, 5]) == {2}  # the cheapest accelerator is best for every network
+    every = SPACE.enumerate()
+    best = bench.accuracy(every[every[:, 1] != 3]).max()
+    assert bench.accuracy(rows).max() == pytest.approx(best)
+    # its front is of all accelerators, also those that it did not propose
+    assert len(controller.front) <= 4 * 3
+
+
+def test_a_batch_does_not_repeat_itself_and_is_spread():
+    bench = Bench()
+    controller = make("surrogate", SPACE, seed=0, n_objectives=2, outlook=bench)
+    run(controller, bench, 16)
+    batch = np.array([p.encoding for p in controller.ask(8)])
+    assert len(np.unique(batch[:, :5], axis=0)) == 8
+    again = make("surrogate", SPACE, seed=5, n_objectives=2, outlook=bench)
+    again.restore(controller.state())
+    assert [p.encoding.tolist() for p in again.ask(3)] == [
+        p.encoding.tolist() for p in controller.ask(3)
+    ]
+
+
+def test_surrogate_beats_evolution():
+    bench = Bench()
+
+    def best(name, seed):
+        controller = make(name, SPACE, seed=seed)
+        values = []
+        for _ in range(45):
+            [proposal] = controller.ask(1)
+            values.append(bench.accuracy(proposal.encoding))
+            controller.tell([Trial(0, proposal, 0, Status.COMPLETE)], np.array([[values[-1]]]))
+        return max(values)
+
+    gaps = [best("surrogate", seed) - best("evolution", seed) for seed in range(4)]
+    assert min(gaps) >= 0 and np.mean(gaps) > 0.3
+
+
+def test_equivalent_cells_have_equal_features():
+    """With no edge between them, the two inner nodes can change places."""
+    space = Space(cell.SPACE.decisions[:6])
+    order = [cell.EDGES.index(e) for e in [(0, 2), (0, 1), (1, 2), (0, 3), (2, 3), (1, 3)]]
+    cells = space.sample(300, np.random.default_rng(0))
+    cells[:, cell.EDGES.index((1, 2))] = 0
+    _, counts, sequences = cell.features(space, cells)
+    _, other_counts, other_sequences = cell.features(space, cells[:, order])
+    assert (counts == other_counts).all() and (sequences == other_sequences).all()
+    # what is not connected does not count
+    dead = cells.copy()
+    dead[:, cell.EDGES.index((0, 1))] = 0
+    moved = dead.copy()
+    moved[:, cell.EDGES.index((1, 3))] = 4
+    for block, same in zip(cell.features(space, dead), cell.features(space, moved)):
+        assert (block == same).all()
+    # conv 1x1 on every edge: four ways, of one, two, two and three operations
+    full = cell.features(space, np.full((1, 6), cell.SPACE.decisions[0].index("conv_1x1")))[2]
+    assert sorted(full[full > 0].tolist()) == [1, 1, 2]
+
+
+# -- real prices -----------------------------------------------------------------------------------
+
+
+def configured(**changes):
+    table = config.read("quickstart")
+    for key, value in changes.items():
+        config.override(table, key, value)
+    return config.complete({**table, "controller": {"name": "surrogate"}})
+
+
+PARETO = {"name": "pareto", "objectives": ["accuracy", "-latency_s", "-energy_j"]}
+
+
+@pytest.mark.parametrize("reward", [{"name": "mnasnet"}, PARETO])
+def test_prices_seen_ahead_are_those_of_the_trial(reward):
+    settings = configured(reward=reward)
+    space, judge = config.make_space(settings), config.make_reward(settings)
+    outlook = config.make_outlook(settings)
+    encodings = space.sample(6, np.random.default_rng(0))
+    designs, known = outlook.variants(encodings)
+    assert designs.shape == (6, N_ACCELERATORS, len(space))
+    assert (space.validate(designs.reshape(-1, len(space))).reshape(designs.shape) == designs).all()
+    measured = np.full((6, 1, 1), 0.7)
+    ahead = outlook.objectives(measured, known)
+    for row, k in [(0, 0), (1, 7), (2, 20), (3, 40), (4, 3), (5, 47)]:
+        encoding = designs[row, k]
+        [(metrics, reason)] = price_designs("cell", [space.decode(encoding)])
+        ruled_out = reason is not None or metrics["area_mm2"] > 4
+        assert np.isnan(ahead[row, k]).any() == ruled_out
+        if not ruled_out:
+            trial = Trial(0, Proposal(encoding), 0, Status.COMPLETE, {**metrics, "accuracy": 0.7})
+            assert ahead[row, k] == pytest.approx(judge([trial])[0])
+            assert outlook.measured([trial], judge([trial])).tolist() == [[0.7]]
+    kept = outlook.variants(encodings)[1]
+    assert np.array_equal(kept, known, equal_nan=True)
+
+
+def test_losses_are_turned_round_and_constraints_kept():
+    settings = configured(reward={"name": "pareto", "objectives": ["-loss", "-area_mm2"]})
+    space, outlook = config.make_space(settings), config.make_outlook(settings)
+    _, known = outlook.variants(space.sample(4, np.random.default_rng(3)))
+    values = outlook.objectives(np.array([[[-2.5]]]), known)
+    allowed = ~np.isnan(values).any(axis=2)
+    assert allowed.any() and (values[allowed][:, 0] == -2.5).all()
+    assert (values[allowed][:, 1] >= -4).all()  # area_mm2 <= 4
+
+
+def test_a_reward_of_costs_alone_has_no_outlook():
+    reward = {"name": "pareto", "objectives": ["-latency_s", "-area_mm2"]}
+    assert config.make_outlook(configured(reward=reward)) is None
