@@ -1,16 +1,26 @@
-"""Candidates per minute: our workers against keras.Model.fit and a KerasTuner tuner.
+"""How fast candidates train, against KerasTuner and Optuna, and how near to the machine's peak.
 
-    python benchmarks/training_speed.py [--networks 20] [--images 0] [--epochs 1]
+    python benchmarks/training_speed.py [--only PART ...] [--rounds 5] [--per-round 20]
 
-The same networks of the quick start's space, images, epochs, batches and schedules on both cores,
-in one run. Peers train the float network; ours trains it with its quantizers, at the bits drawn.
-Each peer has the best of its settings: steps per execution of 1 or 16, found beforehand on three of
-the networks; no XLA, which loses on a CPU; tf.data without its autotuning, which stalls. A peer as
-it comes is one process of two threads; fit is also run as our workers are laid out, in two pinned
-processes of one thread, which is not its own doing. Everything from the first candidate's start to
-the last one's score counts; imports and loading the data do not.
+Parts, all of them unless some are named:
 
-Then accuracy: one network at 32 bits, five seeds, by our loop and by fit.
+search    candidates a minute on both cores, at 16x16 and at 32x32: our two workers, a KerasTuner
+          tuner and an Optuna study over the same candidates (2,048 images, one epoch), each as it
+          comes, one process of two threads, and Optuna also in two pinned processes as our workers
+          are. Rounds interleave the contestants; ratios are medians over rounds.
+cpu       processor seconds a trial, one thread each, against KerasTuner.
+layout    our two workers of one thread against one of two.
+steady    the share of the processor's peak of steady training steps.
+build     the seconds to build and first run a new topology; new bits, batches and rates.
+memory    how residence grows over 200 candidates.
+accuracy  one network at 32 bits, five seeds, by our loop and by fit.
+shared    shared weights: see benchmarks/supernet_figures.py.
+ranking   how well the proxies rank NAS-Bench-201: see benchmarks/proxy_ranking.py.
+
+Peers train the float network, ours with its quantizers at the bits drawn. Each peer has the best of
+its settings, found beforehand on three candidates: steps per execution of 1 or 16; no XLA, which
+loses on a CPU; tf.data without its autotuning, which stalls. Everything from the first candidate's
+start to the last one's score counts; imports and loading the data do not.
 """
 
 from __future__ import annotations
@@ -18,6 +28,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -27,60 +38,44 @@ from pathlib import Path
 import numpy as np
 
 SEED = 20
-ANSWERS = sys.stdout  # where a peer's process answers
+IMAGES = 2048
+RESOLUTIONS = (16, 32)
+ANSWERS = sys.stdout  # where a contestant's process answers
 
 
-def designs(n: int) -> list[dict]:
-    """`n` designs of the quick start's space whose cells are connected."""
+def designs(n: int, resolution: int = 16) -> list[dict]:
+    """`n` designs of the quick start's space, at a resolution, whose cells are connected."""
     from nas import config
     from search_spaces import cell
+    from search_spaces.quantizers import UnbuildableError
 
-    space = config.make_space(config.complete(config.read("quickstart")))
+    table = config.read("quickstart")
+    config.override(table, "space", {"cell.resolution": resolution})
+    space = config.make_space(config.complete(table))
     rng, found = np.random.default_rng(SEED), []
     while len(found) < n:
         choices = space.decode(space.sample(1, rng)[0])
         try:
             cell.network(choices)
-        except cell.DisconnectedError:
+        except UnbuildableError:
             continue
         found.append(choices)
     return found
 
 
-# -- ours ------------------------------------------------------------------------------------------
+# -- contestants: each in processes of its own, `--role`, told what to train over its input --------
 
 
-def time_ours(chosen: list[dict], settings: dict) -> tuple[float, list[float]]:
-    """(seconds, accuracies) of our two workers."""
-    from nas.executor import LocalExecutor
-
-    options = {"images": settings["images"], "epochs": settings["epochs"]}
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        LocalExecutor(2, "proxy", options, Path(folder) / "log") as executor,
-    ):
-        executor.wait_until_ready()
-        start = time.perf_counter()
-        for i, choices in enumerate(chosen):
-            executor.submit({"id": i, "kind": "trial", "seed": SEED + i, "choices": choices})
-        results = [executor.wait() for _ in chosen]
-        seconds = time.perf_counter() - start
-    return seconds, [r["metrics"]["accuracy"] for r in sorted(results, key=lambda r: r["id"])]
-
-
-# -- peers: run in processes of their own (`--role`) -----------------------------------------------
-
-
-def load_parts(settings: dict) -> tuple:
-    """Normalized 16 x 16 images and labels: training and validation, as our evaluator has them."""
+def load_parts(resolution: int) -> tuple:
+    """Normalized images and labels: training and validation, as our evaluator has them."""
     from nas.evaluators.proxy import Proxy
 
-    proxy = Proxy(images=settings["images"])
+    proxy = Proxy(images=IMAGES, epochs=1)
     proxy.start()
-    return *proxy.part("proxy", 16), *proxy.part("validation", 16)
+    return *proxy.part("proxy", resolution), *proxy.part("validation", resolution)
 
 
-def compiled_model(choices: dict, n_images: int, settings: dict):
+def compiled_model(choices: dict, n_images: int, epochs: int, steps_per_execution: int):
     """The float network as a Keras user would train it, with our recipe."""
     import keras
 
@@ -100,7 +95,7 @@ def compiled_model(choices: dict, n_images: int, settings: dict):
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.9  # the default of 0.99 lags behind short trainings
-    n_steps = n_images // choices["train.batch"] * settings["epochs"]
+    n_steps = n_images // choices["train.batch"] * epochs
     rate = Triangle(n_steps, peak_learning_rate(choices), warmup_share(choices))
     model.compile(
         keras.optimizers.SGD(
@@ -111,7 +106,7 @@ def compiled_model(choices: dict, n_images: int, settings: dict):
         ),
         metrics=["accuracy"],
         jit_compile=False,
-        steps_per_execution=settings["steps_per_execution"],
+        steps_per_execution=steps_per_execution,
     )
     return model
 
@@ -127,198 +122,495 @@ def as_dataset(x, y, batch: int, *, training: bool):
     return found.batch(batch, drop_remainder=training).with_options(options)
 
 
-def fit_all(chosen: list[tuple[int, dict]], settings: dict) -> list[float]:
+class Fit:
     """keras.Model.fit and evaluate, one candidate after the other."""
-    import keras
 
-    x, y, vx, vy = load_parts(settings)
-    announce_ready()
-    accuracies = []
-    for i, choices in chosen:
+    def __init__(self, settings: dict):
+        self.parts = {r: load_parts(r) for r in settings["resolutions"]}
+        self.epochs, self.steps = settings["epochs"], settings["steps_per_execution"]
+
+    def train(self, choices: dict, seed: int) -> float:
+        import keras
+
+        x, y, vx, vy = self.parts[choices["cell.resolution"]]
         keras.backend.clear_session()
-        keras.utils.set_random_seed(SEED + i)
-        model = compiled_model(choices, len(y), settings)
-        model.fit(
-            as_dataset(x, y, choices["train.batch"], training=True),
-            epochs=settings["epochs"],
-            verbose=0,
+        keras.utils.set_random_seed(seed)
+        model = compiled_model(choices, len(y), self.epochs, self.steps)
+        images = as_dataset(x, y, choices["train.batch"], training=True)
+        model.fit(images, epochs=self.epochs, verbose=0)
+        return model.evaluate(as_dataset(vx, vy, 250, training=False), verbose=0)[1]
+
+    def run(self, chosen: list[dict]) -> list[float]:
+        return [self.train(choices, SEED + i) for i, choices in enumerate(chosen)]
+
+
+class Optuna(Fit):
+    """An Optuna study whose objective is fit; a grid over the candidates' numbers."""
+
+    def run(self, chosen: list[dict]) -> list[float]:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        numbers = list(range(len(chosen)))
+        study = optuna.create_study(
+            direction="maximize",
+            sampler=optuna.samplers.GridSampler({"candidate": numbers}, seed=SEED),
         )
-        _, accuracy = model.evaluate(as_dataset(vx, vy, 250, training=False), verbose=0)
-        accuracies.append(accuracy)
-    return accuracies
+
+        def objective(trial):
+            number = trial.suggest_int("candidate", 0, len(chosen) - 1)
+            return self.train(chosen[number], SEED + number)
+
+        study.optimize(objective, n_trials=len(chosen))
+        scores = {t.params["candidate"]: t.value for t in study.trials}
+        return [scores[number] for number in numbers]
 
 
-def tune_all(chosen: list[tuple[int, dict]], settings: dict) -> list[float]:
+class Tuner(Fit):
     """A KerasTuner grid over the candidates' numbers, each trained and scored by its tuner."""
-    import keras_tuner
 
-    x, y, vx, vy = load_parts(settings)
+    def run(self, chosen: list[dict]) -> list[float]:
+        import keras_tuner
 
-    class Candidates(keras_tuner.HyperModel):
-        def build(self, hp):
-            self.choices = chosen[hp.Int("candidate", 0, len(chosen) - 1)][1]
-            return compiled_model(self.choices, len(y), settings)
+        fit = self
 
-        def fit(self, hp, model, *arguments, **named):
-            # without the tuner's callbacks, which save weights every epoch: the faster way
-            images = as_dataset(x, y, self.choices["train.batch"], training=True)
-            model.fit(images, epochs=settings["epochs"], verbose=0)
-            scored = model.evaluate(as_dataset(vx, vy, 250, training=False), verbose=0)
-            return {"val_accuracy": scored[1]}
+        class Candidates(keras_tuner.HyperModel):
+            def build(self, hp):
+                self.choices = chosen[hp.Int("candidate", 0, len(chosen) - 1)]
+                n = len(fit.parts[self.choices["cell.resolution"]][1])
+                return compiled_model(self.choices, n, fit.epochs, fit.steps)
 
-    with tempfile.TemporaryDirectory() as folder:
-        tuner = keras_tuner.GridSearch(
-            Candidates(), "val_accuracy", max_trials=len(chosen), directory=folder, seed=SEED
-        )
-        announce_ready()
-        tuner.search(verbose=0)
-        trials = sorted(
-            tuner.oracle.trials.values(), key=lambda t: t.hyperparameters.get("candidate")
-        )
-        return [float(t.score) for t in trials]
+            def fit(self, hp, model, *arguments, **named):
+                # without the tuner's callbacks, which save weights every epoch: the faster way
+                x, y, vx, vy = fit.parts[self.choices["cell.resolution"]]
+                images = as_dataset(x, y, self.choices["train.batch"], training=True)
+                model.fit(images, epochs=fit.epochs, verbose=0)
+                scored = model.evaluate(as_dataset(vx, vy, 250, training=False), verbose=0)
+                return {"val_accuracy": scored[1]}
 
-
-def announce_ready() -> None:
-    """Say that everything is loaded, and wait for the start."""
-    ANSWERS.write("ready\n")
-    ANSWERS.flush()
-    sys.stdin.readline()
+        with tempfile.TemporaryDirectory() as folder:
+            tuner = keras_tuner.GridSearch(
+                Candidates(), "val_accuracy", max_trials=len(chosen), directory=folder, seed=SEED
+            )
+            tuner.search(verbose=0)
+            trials = sorted(
+                tuner.oracle.trials.values(), key=lambda t: t.hyperparameters.get("candidate")
+            )
+            return [float(t.score) for t in trials]
 
 
-def time_peer(role: str, chosen: list[dict], settings: dict) -> tuple[float, list[float]]:
-    """(seconds, accuracies) of a peer on both cores, from the moment that all have loaded."""
-    threads = 2 // settings["processes"]
-    numbered = list(enumerate(chosen))
-    shares = [numbered[i :: settings["processes"]] for i in range(settings["processes"])]
-    cores = sorted(os.sched_getaffinity(0))[:2]
-    workers = []
-    for i, share in enumerate(shares):
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": str(threads),
-            "TF_NUM_INTRAOP_THREADS": str(threads),
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-            "TF_NUM_INTEROP_THREADS": str(threads),
-            "CUDA_VISIBLE_DEVICES": "-1",
-        }
-        pinned = cores[i : i + 1] if threads == 1 else cores
-        worker = subprocess.Popen(
-            [sys.executable, __file__, "--role", role],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=environment,
-        )
-        os.sched_setaffinity(worker.pid, pinned)
-        worker.stdin.write(json.dumps({"chosen": share, "settings": settings}) + "\n")
-        worker.stdin.flush()
-        workers.append(worker)
-    for worker in workers:
-        if worker.stdout.readline() != "ready\n":
-            raise RuntimeError(f"the {role} peer did not start; run it alone to see why")
-    start = time.perf_counter()
-    for worker in workers:
-        worker.stdin.write("go\n")
-        worker.stdin.flush()
-    answers = [json.loads(worker.stdout.readline()) for worker in workers]
-    seconds = time.perf_counter() - start
-    for worker in workers:
-        worker.stdin.close()
-        worker.wait()
-    accuracies = [0.0] * len(chosen)
-    for share, answer in zip(shares, answers, strict=True):
-        for (i, _), accuracy in zip(share, answer, strict=True):
-            accuracies[i] = accuracy
-    return seconds, accuracies
+class Ours:
+    """Our evaluator, as a worker has it."""
+
+    def __init__(self, settings: dict):
+        from nas.evaluators.proxy import Proxy
+
+        self.proxy = Proxy(images=IMAGES, epochs=settings["epochs"])
+        self.proxy.start()
+        for resolution in settings["resolutions"]:
+            self.proxy.part("proxy", resolution), self.proxy.part("validation", resolution)
+
+    def run(self, chosen: list[dict]) -> list[float]:
+        return [
+            self.proxy.evaluate(choices, seed=SEED + i)["accuracy"]
+            for i, choices in enumerate(chosen)
+        ]
+
+
+ROLES = {"ours": Ours, "fit": Fit, "optuna": Optuna, "tuner": Tuner}
 
 
 def play(role: str) -> None:
-    """A peer's process: read the candidates, train them when told, answer their accuracies."""
+    """A contestant's process: read candidates, train them, answer accuracies and CPU seconds."""
     global ANSWERS
     ANSWERS = os.fdopen(os.dup(1), "w")  # what libraries print goes elsewhere
     os.dup2(2, 1)
-    task = json.loads(sys.stdin.readline())
-    chosen = [(i, choices) for i, choices in task["chosen"]]
-    accuracies = {"fit": fit_all, "tuner": tune_all}[role](chosen, task["settings"])
-    ANSWERS.write(json.dumps(accuracies) + "\n")
-    ANSWERS.flush()
+    contestant = ROLES[role](json.loads(sys.stdin.readline()))
+    print("ready", file=ANSWERS, flush=True)
+    for line in sys.stdin:
+        before = time.process_time()
+        accuracies = contestant.run(json.loads(line))
+        answer = {"accuracies": accuracies, "cpu": time.process_time() - before}
+        print(json.dumps(answer), file=ANSWERS, flush=True)
 
 
-def best_settings(role: str, processes: int, chosen: list[dict], settings: dict) -> dict:
+class Contestant:
+    """One or two pinned processes of a role, kept from round to round."""
+
+    def __init__(self, role: str, *, processes: int, threads: int, **settings):
+        self.role = role
+        cores = sorted(os.sched_getaffinity(0))[:2]
+        self.processes = []
+        for i in range(processes):
+            pinned = cores[i : i + 1] if threads == 1 else cores
+            environment = {
+                **os.environ,
+                **{
+                    name: str(threads)
+                    for name in (
+                        "OMP_NUM_THREADS",
+                        "TF_NUM_INTRAOP_THREADS",
+                        "TF_NUM_INTEROP_THREADS",
+                    )
+                },
+                "TF_CPP_MIN_LOG_LEVEL": "3",
+                "CUDA_VISIBLE_DEVICES": "-1",
+            }
+            process = subprocess.Popen(
+                [sys.executable, __file__, "--role", role],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                bufsize=1,
+                env=environment,
+            )
+            os.sched_setaffinity(process.pid, pinned)
+            self.processes.append(process)
+            self._send(process, {"epochs": 1, "resolutions": RESOLUTIONS, **settings})
+        for process in self.processes:
+            if process.stdout.readline() != "ready\n":
+                raise RuntimeError(f"the contestant '{role}' did not start; run its role alone")
+
+    def _send(self, process, message) -> None:
+        process.stdin.write(json.dumps(message) + "\n")
+        process.stdin.flush()
+
+    def run(self, chosen: list[dict]) -> tuple[float, float, list[float]]:
+        """(seconds, CPU seconds, accuracies) of training all of them."""
+        shares = [chosen[i :: len(self.processes)] for i in range(len(self.processes))]
+        start = time.perf_counter()
+        for process, share in zip(self.processes, shares, strict=True):
+            self._send(process, share)
+        answers = [json.loads(process.stdout.readline()) for process in self.processes]
+        seconds = time.perf_counter() - start
+        accuracies = [0.0] * len(chosen)
+        for i, answer in enumerate(answers):
+            accuracies[i :: len(self.processes)] = answer["accuracies"]
+        return seconds, sum(answer["cpu"] for answer in answers), accuracies
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception) -> None:
+        for process in self.processes:
+            process.stdin.close()
+            process.wait()
+
+
+class OurWorkers:
+    """Our two workers, as a search has them: whoever is free takes the next candidate."""
+
+    def __init__(self):
+        from nas.executor import LocalExecutor
+
+        self.folder = tempfile.TemporaryDirectory()
+        options = {"images": IMAGES, "epochs": 1}
+        self.executor = LocalExecutor(2, "proxy", options, Path(self.folder.name) / "log")
+        self.executor.wait_until_ready()
+
+    def run(self, chosen: list[dict]) -> tuple[float, float, list[float]]:
+        start = time.perf_counter()
+        for i, choices in enumerate(chosen):
+            task = {"id": i, "kind": "trial", "seed": SEED + i, "choices": choices}
+            self.executor.submit(task)
+        found = sorted((self.executor.wait() for _ in chosen), key=lambda result: result["id"])
+        seconds = time.perf_counter() - start
+        for result in found:
+            if "error" in result:
+                raise RuntimeError(result["error"])
+        metrics = [result["metrics"] for result in found]
+        return seconds, sum(m["cpu_seconds"] for m in metrics), [m["accuracy"] for m in metrics]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.executor.close()
+        self.folder.cleanup()
+
+
+def best_steps(role: str, processes: int, few: list[dict]) -> int:
     """The faster of the steps per execution open to a peer, on a few candidates."""
-    options = [{**settings, "processes": processes, "steps_per_execution": s} for s in (1, 16)]
-    timed = [(time_peer(role, chosen, option)[0], option) for option in options]
-    for seconds, option in timed:
+    seconds = {}
+    for steps in (1, 16):
+        with Contestant(
+            role, processes=processes, threads=2 // processes, steps_per_execution=steps
+        ) as peer:
+            seconds[steps] = peer.run(few)[0]
+    return min(seconds, key=seconds.get)
+
+
+def rounds_of(contestants: dict, chosen: list[dict], options) -> dict[str, np.ndarray]:
+    """name -> [rounds, (seconds, CPU seconds)], the contestants taking turns in every round; and
+    the mean accuracies are printed."""
+    figures = {name: [] for name in contestants}
+    accuracies = {name: [] for name in contestants}
+    for turn in range(options.rounds):
+        start = turn * options.per_round % len(chosen)
+        part = (chosen + chosen)[start : start + options.per_round]
+        for name, contestant in contestants.items():
+            seconds, cpu, found = contestant.run(part)
+            figures[name].append((seconds, cpu))
+            accuracies[name] += found
+    for name, found in accuracies.items():
+        print(f"    mean accuracy {np.mean(found):.3f}  {name}")
+    return {name: np.array(rows) for name, rows in figures.items()}
+
+
+def compare_searches(options) -> None:
+    """Candidates a minute on both cores."""
+    few = designs(3)
+    steps = {
+        ("tuner", 1): best_steps("tuner", 1, few),
+        ("optuna", 1): best_steps("optuna", 1, few),
+        ("optuna", 2): best_steps("optuna", 2, few),
+    }
+
+    def peer(role, n):
+        return Contestant(role, processes=n, threads=2 // n, steps_per_execution=steps[role, n])
+
+    with (
+        OurWorkers() as ours,
+        peer("tuner", 1) as tuner,
+        peer("optuna", 1) as optuna,
+        peer("optuna", 2) as optuna_pinned,
+    ):
+        contestants = {
+            "ours": ours,
+            "KerasTuner": tuner,
+            "Optuna": optuna,
+            "Optuna, 2 pinned processes": optuna_pinned,
+        }
+        for resolution in RESOLUTIONS:
+            chosen = designs(options.networks, resolution)
+            print(
+                f"{resolution}x{resolution}, {IMAGES} images x 1, {options.rounds} rounds of "
+                f"{options.per_round} of {len(chosen)} candidates"
+            )
+            figures = rounds_of(contestants, chosen, options)
+            first = figures["ours"][:, 0]
+            for name, rows in figures.items():
+                ratios = rows[:, 0] / first
+                print(
+                    f"  {60 * options.per_round / np.median(rows[:, 0]):6.1f} candidates a minute, "
+                    f"ours is faster by {np.median(ratios):.2f} "
+                    f"[{ratios.min():.2f}, {ratios.max():.2f}]  {name}",
+                    flush=True,
+                )
+
+
+def compare_cpu(options) -> None:
+    """Processor seconds a trial on one thread."""
+    chosen = designs(options.networks)
+    with (
+        Contestant("ours", processes=1, threads=1) as ours,
+        Contestant("tuner", processes=1, threads=1, steps_per_execution=1) as tuner,
+    ):
+        figures = rounds_of({"ours": ours, "KerasTuner": tuner}, chosen, options)
+    cpu = {name: rows[:, 1] / options.per_round for name, rows in figures.items()}
+    print(
+        f"16x16, one thread: {np.median(cpu['ours']):.2f} CPU s a trial, KerasTuner "
+        f"{np.median(cpu['KerasTuner']):.2f}; {np.median(cpu['KerasTuner'] / cpu['ours']):.2f} "
+        "times fewer",
+        flush=True,
+    )
+
+
+def compare_layouts(options) -> None:
+    """Two workers of one thread against one of two."""
+    chosen = designs(options.networks)
+    with OurWorkers() as two, Contestant("ours", processes=1, threads=2) as one:
+        figures = rounds_of({"two workers": two, "one of two threads": one}, chosen, options)
+    ratios = figures["one of two threads"][:, 0] / figures["two workers"][:, 0]
+    print(f"two workers against one with two threads: {np.median(ratios):.2f} times", flush=True)
+
+
+# -- the engine by itself: in this process, one thread ---------------------------------------------
+
+
+def use_one_thread() -> None:
+    from nas.executor import ENVIRONMENT
+
+    os.environ.update(ENVIRONMENT)
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
+def convolutional(width: int, resolution: int) -> dict:
+    """The choices of one cell a stage that is convolutions alone."""
+    choices = {**designs(1)[0], "cell.width": width, "cell.resolution": resolution}
+    edges = {"01": "conv_3x3", "02": "none", "12": "conv_3x3", "03": "none", "13": "conv_3x3"}
+    edges |= {"23": "conv_3x3"}
+    return {**choices, "cell.depth": 1, **{f"cell.edge{k}": v for k, v in edges.items()}}
+
+
+def measure_steady(options) -> None:
+    """Steady steps: their operations a second as a share of the largest matrix product's."""
+    use_one_thread()
+    from nas.program import Program, peak_rate
+    from nas.train import Recipe, Stepper, first_values
+    from search_spaces import cell
+
+    rng = np.random.default_rng(SEED)
+    for width, resolution, batch, precision, bits in (
+        (16, 32, 64, "float32", 32),
+        (16, 32, 64, "bfloat16", 32),
+        (8, 16, 128, "float32", 32),
+        (16, 32, 64, "float32", 4),
+        (8, 16, 128, "float32", 4),
+    ):
+        network = cell.network(convolutional(width, resolution))
+        recipe = Recipe(batch, 1, 0.1, 0.2, (bits,) * 4, (bits,) * 4, precision=precision)
+        x = rng.normal(0, 1, (batch, *network.image)).astype(np.float32)
+        y = rng.integers(0, 10, batch).astype(np.int32)
+        program = Program(network, recipe.switches)
+        program.start(first_values(network, recipe, x, SEED))
+        stepper, rows, shares = Stepper(program, recipe), np.arange(batch), []
+        for _ in range(max(options.rounds, 5)):
+            peak = peak_rate(precision)
+            stepper.step(x, y, rows, 0.01)
+            seconds = []
+            for _ in range(10):
+                start = time.perf_counter()
+                stepper.step(x, y, rows, 0.01)
+                seconds.append(time.perf_counter() - start)
+            shares.append(network.training_flops * batch / np.median(seconds) / peak)
+        program.close()
         print(
-            f"  {role}, {processes} process(es), {option['steps_per_execution']} steps an "
-            f"execution: {60 * len(chosen) / seconds:.1f} candidates a minute",
+            f"steady training, {width} channels at {resolution}x{resolution}, {precision}, "
+            f"{'no quantizers' if bits == 32 else f'{bits} bits'}: {np.median(shares):.0%} of a "
+            f"peak of {peak / 1e9:.0f} GFLOP/s",
             flush=True,
         )
-    return min(timed, key=lambda pair: pair[0])[1]
 
 
-def compare_speeds(chosen: list[dict], settings: dict) -> None:
-    """The same candidates by everyone, and how much faster ours are."""
-    few = chosen[:3]
-    peers = {
-        "keras.Model.fit": ("fit", best_settings("fit", 1, few, settings)),
-        "KerasTuner": ("tuner", best_settings("tuner", 1, few, settings)),
-        "fit, our layout": ("fit", best_settings("fit", 2, few, settings)),
+def measure_builds(options) -> None:
+    """What a new topology costs before its second step, and what other changes do."""
+    use_one_thread()
+    from nas.program import Program
+    from nas.train import Recipe, Stepper, Trainer, first_values
+    from search_spaces import cell
+
+    chosen = designs(options.networks)
+    rng = np.random.default_rng(SEED)
+    x = rng.normal(0, 1, (256, 16, 16, 3)).astype(np.float32)
+    y = rng.integers(0, 10, 256).astype(np.int32)
+    recipe = Recipe(32, 1, 0.1, 0.2, (4,) * 4, (4,) * 4)
+    Trainer().fit(cell.network(chosen[0]), x, y, recipe, seed=0)
+    extra = []
+    for choices in chosen[1:]:
+        network, before = cell.network(choices), time.process_time()
+        program = Program(network, recipe.switches)
+        program.start(first_values(network, recipe, x[:64], 0))
+        stepper, rows = Stepper(program, recipe), np.arange(32)
+        stepper.step(x, y, rows, 0.01)
+        first = time.process_time() - before
+        before = time.process_time()
+        stepper.step(x, y, rows, 0.01)
+        extra.append(first - (time.process_time() - before))
+        program.close()
+    print(
+        f"build and trace of a new topology: {np.median(extra):.2f} CPU s in the median of "
+        f"{len(extra)}, at most {max(extra):.2f}"
+    )
+    trainer, network = Trainer(), cell.network(chosen[1])
+    trainer.fit(network, x, y, recipe, seed=0)
+    n_before = len(next(iter(trainer.programs.values())).session.graph.get_operations())
+    changes = {
+        "bit vector": Recipe(32, 1, 0.1, 0.2, (2, 3, 5, 8), (7, 6, 4, 8)),
+        "batch": Recipe(64, 1, 0.1, 0.2, (4,) * 4, (4,) * 4),
+        "learning rate": Recipe(32, 1, 0.4, 0.5, (4,) * 4, (4,) * 4),
     }
-    rows = {"our workers": time_ours(chosen, settings)}
-    rows |= {name: time_peer(role, chosen, best) for name, (role, best) in peers.items()}
-    ours = rows["our workers"][0]
+    for name, changed in changes.items():
+        trainer.fit(network, x, y, changed, seed=1)
+        programs = list(trainer.programs.values())
+        n_after = len(programs[-1].session.graph.get_operations())
+        built = len(programs) - 1 + n_after - n_before
+        print(f"  a new {name}: {built} programs or operations built", flush=True)
+
+
+def measure_memory(options) -> None:
+    """Residence over many candidates, each of another topology, in one worker."""
+    use_one_thread()
+    from nas.evaluators.proxy import Proxy
+
+    proxy = Proxy(images=256, epochs=1)
+    proxy.start()
+    chosen = designs(options.candidates)
+    used = []
+    for i, choices in enumerate(chosen):
+        proxy.evaluate({**choices, "train.batch": 64}, seed=i)
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        used.append(pages * resource.getpagesize() / 1e6)
+    late = used[len(used) // 5 :]
+    growth = np.polyfit(np.arange(len(late)), late, 1)[0]
     print(
-        f"\n{'':16} {'seconds':>8} {'candidates/min':>15} {'ours is faster by':>18} "
-        f"{'mean accuracy':>14}"
-    )
-    for name, (seconds, accuracies) in rows.items():
-        print(
-            f"{name:16} {seconds:8.1f} {60 * len(chosen) / seconds:15.1f} "
-            f"{seconds / ours:18.2f} {np.mean(accuracies):14.3f}"
-        )
-    better = min(rows["keras.Model.fit"][0], rows["KerasTuner"][0])
-    print(
-        f"against the better peer as it comes: {better / ours:.2f} times the candidates a minute; "
-        f"against fit in two pinned processes, as our workers are laid out: "
-        f"{rows['fit, our layout'][0] / ours:.2f}\n"
+        f"memory over {len(used)} candidates: {used[len(used) // 5]:.0f} MB after a fifth of them, "
+        f"{used[-1]:.0f} MB at the end, {growth:.2f} MB a candidate",
+        flush=True,
     )
 
 
-def compare_accuracies(choices: dict, settings: dict, seeds: int) -> None:
+def compare_accuracies(options) -> None:
     """One network at 32 bits by our loop and by fit, and how far seeds spread."""
-    one = [{**choices, **{key: 32 for key in choices if key.startswith("bits.")}}] * seeds
-    lent = {**settings, "processes": 2, "steps_per_execution": 1}
-    for name, accuracies in (
-        ("our workers", time_ours(one, settings)[1]),
-        ("keras.Model.fit", time_peer("fit", one, lent)[1]),
-    ):
+    one = {**designs(1)[0], **{k: 32 for k in designs(1)[0] if k.startswith("bits.")}}
+    epochs = options.accuracy_epochs
+    for name, role in (("our loop", "ours"), ("keras.Model.fit", "fit")):
+        with Contestant(
+            role, processes=2, threads=1, steps_per_execution=1, epochs=epochs
+        ) as contestant:
+            found = contestant.run([one] * 5)[2]
         print(
-            f"one network, 32 bits, {settings['epochs']} epochs, {seeds} seeds, {name:16} accuracy "
-            f"{np.mean(accuracies):.3f} +- {np.std(accuracies, ddof=1):.3f}"
+            f"one network, 32 bits, {IMAGES} images x {epochs}, 5 seeds, {name:16} accuracy "
+            f"{np.mean(found):.3f} +- {np.std(found, ddof=1):.3f}",
+            flush=True,
         )
+
+
+def measure_shared(options) -> None:
+    from supernet_figures import report
+
+    report(options.data)
+
+
+def measure_ranking(options) -> None:
+    from proxy_ranking import report
+
+    report(options.data)
+
+
+PARTS = {
+    "search": compare_searches,
+    "cpu": compare_cpu,
+    "layout": compare_layouts,
+    "steady": measure_steady,
+    "build": measure_builds,
+    "memory": measure_memory,
+    "accuracy": compare_accuracies,
+    "shared": measure_shared,
+    "ranking": measure_ranking,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--networks", type=int, default=20)
-    parser.add_argument("--images", type=int, default=0, help="training images; 0: all 6,500")
-    parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--seeds", type=int, default=5, help="of the comparison of accuracies")
-    parser.add_argument("--accuracy-epochs", type=int, default=6, help="of that comparison")
-    parser.add_argument("--accuracy-only", action="store_true", help="leave the timing out")
-    parser.add_argument("--role", choices=["fit", "tuner"], help=argparse.SUPPRESS)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
+    parser.add_argument("--networks", type=int, default=20, help="different candidates (20)")
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved repeats (5)")
+    parser.add_argument("--per-round", type=int, default=20, help="candidates in each (20)")
+    parser.add_argument("--candidates", type=int, default=200, help="of the memory's growth (200)")
+    parser.add_argument("--accuracy-epochs", type=int, default=12)
+    parser.add_argument("--data", help="CIFAR-10, binary layout; made of ../shared/data without")
+    parser.add_argument("--role", choices=ROLES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.role:
         return play(options.role)
-    settings = {"images": options.images, "epochs": options.epochs}
-    chosen = designs(options.networks)
-    print(f"{len(chosen)} networks of the quick start's space (seed {SEED}), {settings}, 2 cores")
-    if not options.accuracy_only:
-        compare_speeds(chosen, settings)
-    longer = {**settings, "epochs": options.accuracy_epochs}
-    compare_accuracies(chosen[0], longer, options.seeds)
+    if len(options.only) > 1:  # each part in a process of its own, with its own threads
+        for part in options.only:
+            arguments = [a for a in sys.argv[1:] if a not in ("--only", *PARTS)]
+            subprocess.run([sys.executable, __file__, *arguments, "--only", part], check=True)
+        return None
+    return PARTS[options.only[0]](options)
 
 
 if __name__ == "__main__":

@@ -211,8 +211,11 @@ def make_controller(config: dict):
 
 
 def evaluator_options(config: dict) -> dict:
-    """What the evaluator is made from: its options and the family of networks."""
-    return {**_options(config, "evaluator"), "family": config["space"]["network"]}
+    """What the evaluator is made from: its options, and the family of networks if it has one."""
+    given = _options(config, "evaluator")
+    if "family" in options(evaluators.EVALUATORS[config["evaluator"]["name"]]):
+        given["family"] = config["space"]["network"]
+    return given
 
 
 def make_evaluator(config: dict):

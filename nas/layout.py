@@ -7,6 +7,7 @@ single passes over it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -67,6 +68,20 @@ class Layout:
     def owner(self) -> np.ndarray:
         """The kernel that each kernel weight belongs to: int32 [n_weights]."""
         return np.repeat(np.arange(len(self.kernels), dtype=np.int32), self.kernel_sizes)
+
+    @cached_property
+    def _slices(self) -> dict[tuple[int, str], slice]:
+        places = [*self.kernels, *self.others, *self.clips]
+        sizes = [*self.kernel_sizes, *self.other_sizes, *[1] * len(self.clips)]
+        ends = np.cumsum(sizes).tolist()
+        return {
+            (place.step, place.parameter.name): slice(end - size, end)
+            for place, size, end in zip(places, sizes, ends, strict=True)
+        }
+
+    def slice(self, place: Place) -> slice:
+        """Where a tensor's values lie."""
+        return self._slices[place.step, place.parameter.name]
 
     def split(self, vector: np.ndarray) -> list[np.ndarray]:
         """Views of the four parts."""
@@ -147,3 +162,17 @@ class Layout:
             name = self.network.steps[place.step].name
             out[f"{name}/{place.parameter.name}.step"] = size
         return out
+
+    def joined(self, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The vector of tensors by name; inverse of `named`."""
+
+        def of(place: Place, suffix: str = "") -> np.ndarray:
+            name = f"{self.network.steps[place.step].name}/{place.parameter.name}{suffix}"
+            return np.ravel(tensors[name])
+
+        parts = [
+            *map(of, [*self.kernels, *self.others]),
+            *(of(place) - MIN_CLIP for place in self.clips),
+            *(of(place, ".step") - MIN_STEP for place in self.kernels),
+        ]
+        return np.concatenate(parts).astype(np.float32)

@@ -45,7 +45,7 @@ class Switches:
     quantizer: of the weights, of `quantizers.WEIGHT_QUANTIZERS`, with PACT for activations; "" is
     float training. precision: what forward and backward passes compute in, of COMPUTE; weights,
     their update and normalization stay float32. optimizer: of OPTIMIZERS. accumulated: gradients
-    are summed over several calls before they are applied. masked: weights outside a mask stay 0.
+    are summed over several calls before they are applied. masked: values outside a mask stay 0.
     tied: weights of one cluster of a kernel move together. distilled: a teacher's class scores are
     a second target.
     """
@@ -132,7 +132,7 @@ class Program:
         self.n_applied = 0
         self._lay_out(values)
         if self.switches.masked:
-            self.set_mask(np.ones(self.layout.n_weights, np.float32))
+            self.set_mask(np.ones(self.layout.n, np.float32))
         if self.switches.tied:  # no weight to another
             self.set_clusters(np.arange(self.layout.n_weights, dtype=np.int32), values)
 
@@ -148,8 +148,8 @@ class Program:
         self.session.run(self.assign_values, {self.given: values})
 
     def set_mask(self, mask: np.ndarray) -> None:
-        """Which kernel weights may differ from 0: float32 [n_weights] of 0 and 1. The others are
-        0 from now on, and the optimizer forgets them."""
+        """Which kernel weights, scales and shifts may differ from 0: float32 [n] of 0 and 1, 1 of
+        clips and steps. The others are 0 from now on, and the optimizer forgets them."""
         self.session.run(self.assign_mask, {self.given_mask: mask})
 
     def set_clusters(self, clusters: np.ndarray, values: np.ndarray) -> None:
@@ -246,12 +246,11 @@ class Program:
         return [place(tf.float32, [None, n_classes]), place(tf.float32, []), place(tf.float32, [])]
 
     def _mask(self):
-        mask = tf.Variable(tf.zeros(self.layout.n_weights), trainable=False)
+        mask = tf.Variable(tf.zeros(self.layout.n), trainable=False)
         self.given_mask = tf.compat.v1.placeholder(tf.float32, mask.shape)
-        whole = tf.concat([self.given_mask, tf.ones(self.layout.n - self.layout.n_weights)], 0)
         self.assign_mask = [
             mask.assign(self.given_mask).op,
-            *(v.assign(v.read_value() * whole).op for v in (self.values, *self.slots)),
+            *(v.assign(v.read_value() * self.given_mask).op for v in (self.values, *self.slots)),
         ]
         return mask.read_value()
 
@@ -276,7 +275,8 @@ class Program:
                 layout.kernel_sizes,
             )
         if switches.masked:
-            kernels *= self.mask
+            kernel_mask, other_mask, _, _ = tf.split(self.mask, layout.parts)
+            kernels, others = kernels * kernel_mask, others * other_mask
         self.kernels = kernels
         kernels = tf.cast(kernels, COMPUTE[switches.precision])
         weights: list[dict] = [{} for _ in self.network.steps]

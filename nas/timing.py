@@ -33,8 +33,9 @@ SLICE_S = 4e-3  # a round calls a network again until so long has passed
 
 def random_cells(rng: np.random.Generator) -> tuple[keras.Model, int]:
     """A design of the cell space, one or two cells a stage, and its batch."""
+    space = cell.SPACE.restrict({})
     while True:
-        choices = cell.SPACE.decode(cell.SPACE.sample(1, rng)[0])
+        choices = space.decode(space.sample(1, rng)[0])
         choices |= {"cell.depth": int(rng.integers(1, 3))}
         try:
             return without_normalization(cell.build(choices)), int(rng.choice([1, 2, 4, 8, 16]))

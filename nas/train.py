@@ -9,14 +9,18 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from nas import techniques
 from nas.augment import OFF, Augmentation, View
 from nas.fixed_point import CALIBRATION_IMAGES, to_fixed_point
 from nas.layout import Layout
 from nas.program import Program, Switches, peak_rate
+from nas.pruning import UNPRUNED, Pruning
 from nas.scoring import SCORE_BATCH, accuracy_and_loss, class_scores, statistics
+from search_spaces.compression import Compression
 from search_spaces.network import Network
 from search_spaces.quantizers import FULL_BITS
 from search_spaces.training import MAX_MICRO_BATCH
@@ -33,7 +37,10 @@ class Recipe:
     learning_rate: the highest of the schedule, which rises over `warmup` (a share of all steps).
     quantizer: of `precision.METHODS`. precision, optimizer: as `program.Switches`. micro_batch: the
     most images that a gradient is taken of at once; larger batches are summed up. distill_weight,
-    temperature: of the teacher's class scores, where `fit` is given a teacher.
+    temperature: of the teacher's class scores, where `fit` is given a teacher. compressions: one a
+    bit-width group: which share of filters or weights is kept, and how many entries a codebook has;
+    pruning: how what is left out is found. whole_until: the share of the steps over which kernels
+    of low rank are trained whole, before they are factored.
     """
 
     batch: int
@@ -50,6 +57,9 @@ class Recipe:
     micro_batch: int = MAX_MICRO_BATCH
     distill_weight: float = 0.0
     temperature: float = 1.0
+    compressions: tuple[Compression, ...] = ()
+    pruning: Pruning = UNPRUNED
+    whole_until: float = 0.0
 
     @property
     def full(self) -> bool:
@@ -69,6 +79,8 @@ class Recipe:
             optimizer=self.optimizer,
             accumulated=self.batch > self.micro_batch or self.precision == "float16",
             distilled=self.distill_weight > 0,
+            masked=any(each.prunes for each in self.compressions),
+            tied=any(each.index_bits for each in self.compressions),
         )
 
 
@@ -174,8 +186,9 @@ class Trainer:
         teacher: gives its scores [n, classes] of the images as an epoch sees them, by the view that
         turns images into that. stop: asked after every epoch but the last, with the number of
         epochs and a function that gives what is trained so far; whether to end there.
-        Raises ValueError where the batch is larger than the data or the teacher is missing,
-        FloatingPointError where the loss stops being a number.
+        Raises ValueError where the batch is larger than the data, the teacher is missing or the
+        network cannot be compressed as asked, FloatingPointError where the loss stops being a
+        number.
         """
         n, batch = len(labels), recipe.batch
         if batch > n:
@@ -187,33 +200,31 @@ class Trainer:
             raise ValueError(
                 f"a teacher's scores weigh {recipe.distill_weight} in the loss, and none is given"
             )
+        techniques.check(network, recipe)
         start = time.perf_counter()
-        program = self.program(network, recipe.switches)
-        program.start(first_values(network, recipe, images[:CLIP_IMAGES], seed))
+        first = techniques.first_network(network, recipe)
+        stepper = Stepper(self.program(first, recipe.switches), recipe)
+        stepper.program.start(first_values(first, recipe, images[:CLIP_IMAGES], seed))
         rng = np.random.default_rng([seed, 1])
         n_steps = n // batch
         rates = schedule(
             n_steps * recipe.epochs, recipe.learning_rate, recipe.warmup, recipe.schedule
         ).reshape(recipe.epochs, n_steps)
-        stepper = Stepper(program, recipe)
+        make = partial(self.program, network, recipe.switches)
+        between = techniques.begin(network, recipe, stepper, make, rates.size, seed)
         curve, spent = [], 0.0
 
         def trained() -> Trained:
-            values = program.get_values()
+            own, values = stepper.program.network, stepper.program.get_values()
             rows = np.resize(np.random.default_rng([seed, 3]).permutation(n), STATISTICS_IMAGES)
+            bits = recipe.weight_bits, recipe.activation_bits
             if recipe.method == "post_training":
-                values = to_fixed_point(
-                    network,
-                    values,
-                    recipe.weight_bits,
-                    recipe.activation_bits,
-                    images[rows[:CALIBRATION_IMAGES]],
-                )
-            weights = program.layout.weights(values, recipe.weight_bits, recipe.method)
-            means, variances, _ = statistics(network, weights, recipe.activation_bits, images[rows])
+                values = to_fixed_point(own, values, *bits, images[rows[:CALIBRATION_IMAGES]])
+            weights = Layout(own).weights(values, recipe.weight_bits, recipe.method)
+            means, variances, _ = statistics(own, weights, recipe.activation_bits, images[rows])
             flops = network.training_flops * n_steps * len(curve) * batch / spent
             seconds = time.perf_counter() - start
-            return Trained(network, recipe, values, (means, variances), curve, seconds, flops)
+            return Trained(own, recipe, values, (means, variances), curve, seconds, flops)
 
         for epoch in range(recipe.epochs):
             view = View(recipe.augmentation, (seed, 2), epoch)
@@ -222,10 +233,11 @@ class Trainer:
             if recipe.distill_weight:
                 stepper.taught = teacher(view)
             order = rng.permutation(n)[: n_steps * batch].reshape(n_steps, batch)
-            seen = [
-                stepper.step(x, labels, rows, rate)
-                for rows, rate in zip(order, rates[epoch], strict=True)
-            ]
+            seen = []
+            for i, (rows, rate) in enumerate(zip(order, rates[epoch], strict=True)):
+                seen.append(stepper.step(x, labels, rows, rate))
+                for technique in between:
+                    technique(epoch * n_steps + i + 1, rate, x, labels, rows)
             loss, accuracy = np.mean(seen, axis=0)
             if not np.isfinite(loss):
                 raise FloatingPointError(
@@ -302,3 +314,10 @@ class Stepper:
             self.program.drop_gradient()
             self.scale, self.n_finite = self.scale / 2, 0
         return loss.sum(), right.sum()
+
+    def kernel_gradient(self, images, labels, rows) -> np.ndarray:
+        """`Program.kernel_gradient` over the images of `rows`, as many as one micro-batch holds."""
+        rows = rows[: self.recipe.micro_batch]
+        return self.program.kernel_gradient(
+            images[rows], labels[rows], *self.bits, *self.teaching(rows)
+        )

@@ -9,6 +9,8 @@ are shared by the edges that leave a node.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hwmodel.workload import Layers
 from search_spaces.compression import compressions, factored, rank_share
 from search_spaces.network import ACTIVATION, IMAGE, Network, Plan, add_head, live
@@ -101,11 +103,13 @@ def add_reduction(
     return plan.add(f"{name}.add", Add(), conv, short, group=group)
 
 
-def network(choices: Choices) -> Network:
-    """The network of `choices`. Raises DisconnectedError where its cell leads nowhere."""
-    width, resolution = choices["cell.width"], choices["cell.resolution"]
-    function = choices.get("net.activation", "relu")
-    ops = {(i, j): choices[f"cell.edge{i}{j}"] for i, j in EDGES}
+def stacked(
+    width: int, depth: int, resolution: int, add: Callable, function: str = "relu"
+) -> Network:
+    """Three stages of `depth` cells between a stem and a head.
+
+    add(plan, name, source, width, group) writes one cell down and returns where its output is.
+    """
     ends = GROUPS.index("ends")
     plan = Plan()
     at = plan.add("stem", Convolution(width, 3, image=True), IMAGE, group=ends)
@@ -113,12 +117,22 @@ def network(choices: Choices) -> Network:
         if stage:
             name = f"stage{stage}.reduce"
             at = add_reduction(plan, name, at, width << stage, stage, function)
-        for cell in range(choices["cell.depth"]):
-            name = f"stage{stage}.cell{cell}"
-            at = add_cell(plan, name, at, ops, width << stage, stage, function)
+        for cell in range(depth):
+            at = add(plan, f"stage{stage}.cell{cell}", at, width << stage, stage)
     add_head(plan, at, function, ends)
-    whole = Network(live(plan.steps), (resolution, resolution, 3), GROUPS)
-    return factored(whole, rank_share(choices))
+    return Network(live(plan.steps), (resolution, resolution, 3), GROUPS)
+
+
+def network(choices: Choices) -> Network:
+    """The network of `choices`. Raises DisconnectedError where its cell leads nowhere."""
+    function = choices.get("net.activation", "relu")
+    ops = {(i, j): choices[f"cell.edge{i}{j}"] for i, j in EDGES}
+
+    def add(plan, name, source, width, group):
+        return add_cell(plan, name, source, ops, width, group, function)
+
+    size = (choices[f"cell.{name}"] for name in ("width", "depth", "resolution"))
+    return factored(stacked(*size, add, function), rank_share(choices))
 
 
 def build(choices: Choices):

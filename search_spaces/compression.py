@@ -4,8 +4,9 @@ Off unless a search names it. Weights are stored as they are, as indices into a 
 al., 1510.00149), or as two factors of low rank (Jaderberg et al., 1405.3866; Zhang et al.,
 1505.06798). Pruned are whole filters (a ratio a stage, as AMC's, He et al., 1802.03494; or by group
 lasso, Wen et al., 1608.03665), N of every M weights along a product's depth (Zhou et al.,
-2102.04010), or single weights by magnitude (Han et al., 1506.02626) or prune-and-grow (Evci et al.,
-1911.11134). The first and the last layer are left alone.
+2102.04010), or single weights: by magnitude (Han et al., 1506.02626), by prune-and-grow (Evci et
+al., 1911.11134), or at random before the first step ("static", what the others should beat). The
+first and the last layer are left alone.
 
 Training keeps full tensors and masks. Prices are of the tensors without what is masked, so that a
 pruned filter must be silent: its scale and shift are zero, and so is what it hands on.
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 STAGES = GROUPS[:-1]  # the groups that can be compressed
 STRUCTURED = ("filters", "group_lasso")
-UNSTRUCTURED = ("magnitude", "rigl")
+UNSTRUCTURED = ("magnitude", "rigl", "static")
 RATIOS = {"prune.method": STRUCTURED + UNSTRUCTURED}
 
 SPACE = Space(
@@ -68,6 +69,11 @@ class Compression:
             raise ValueError(
                 f"the share of filters kept must be above 0 and at most 1, got {self.filters!r}"
             )
+
+    @property
+    def prunes(self) -> bool:
+        """Whether some weights are zero."""
+        return self.filters < 1 or self.density < 1 or self.nm is not None
 
     def stored(self, row: Row) -> Row:
         """A row of the hardware model with its weights stored so."""

@@ -30,6 +30,8 @@ SPACE = Space(
         Decision("hw.sram_output_kib", (16, 64, 256, 1024)),
         Decision("hw.bandwidth_gbps", (4, 16, 64, 256)),
         Decision("hw.clock_mhz", (200, 400, 700, 940)),
+        # whether multiplications by a weight of zero are passed over
+        Decision("hw.skips_zeros", (False, True), usual=()),
     ]
 )
 
@@ -52,6 +54,7 @@ def configs(columns: Mapping[str, Sequence | np.ndarray]) -> Configs:
         dram_bandwidth=column["hw.bandwidth_gbps"] * 1e9,
         clock_hz=column["hw.clock_mhz"] * 1e6,
         vector_lanes=column["hw.columns"],
+        skips_zeros=column["hw.skips_zeros"],
     )
 
 

@@ -249,7 +249,8 @@ class LowRankConvolution(Operation):
     """A convolution to `rank` channels and a 1x1 one to the filters, then batch normalization.
 
     A kernel of rank `rank`, [k·k·channels, filters], in two factors (Zhang et al., 1505.06798,
-    section 3.1). Nothing rounds what lies between them: the second reads sums.
+    section 3.1). Nothing rounds what lies between them: the second reads sums. Raises ValueError
+    for a rank below 1.
     """
 
     filters: int
@@ -257,6 +258,10 @@ class LowRankConvolution(Operation):
     rank: int
     stride: int = 1
     drops_channels = True
+
+    def __post_init__(self):
+        if self.rank < 1:
+            raise ValueError(f"the rank must be at least 1, got {self.rank}; choose a larger share")
 
     @property
     def _down(self) -> Convolution:

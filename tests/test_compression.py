@@ -236,7 +236,7 @@ def test_bad_shares_and_ranks_are_refused():
 
 
 def test_the_joint_space_can_hold_it():
-    space = (joint("cell") + compression.SPACE).restrict(
+    space = joint("cell").restrict(
         {"prune.method": ["none", "magnitude"], "prune.density.stage0": [1, 0.5]}
     )
     assert {n for n in space.names if n.startswith(("prune", "compress"))} == {

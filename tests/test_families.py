@@ -6,6 +6,8 @@ import pytest
 import tensorflow as tf
 from test_ops import keras_macs, keras_params
 
+from nas import config as configuration
+from nas.evaluators.proxy import Proxy
 from nas.train import Recipe, Trainer
 from search_spaces import FAMILIES, joint, mobile, nasnet
 from search_spaces.network import IMAGE
@@ -224,3 +226,14 @@ def test_keras_graphs_of_every_function_load_without_this_package(tmp_path):
     x = np.random.default_rng(0).normal(0, 1, (3, 16, 16, 3)).astype(np.float32)
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(loaded(tf.constant(x)), model(tf.constant(x)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_evaluator_trains_the_family_of_the_run(family):
+    config = configuration.complete({"space": {"network": family}})
+    assert "family" not in config["evaluator"], "it is the space's"
+    assert configuration.make_evaluator(config).network is FAMILIES[family].network
+    with pytest.raises(ValueError, match="no networks 'mobil' to train; known: cell, nasnet"):
+        Proxy(family="mobil")
+    with pytest.raises(ValueError, match="family"):
+        configuration.complete({"evaluator": {"name": "proxy", "family": family}})

@@ -31,8 +31,9 @@ LAW = Configs(
 def layers():
     """As many networks of the cell space as are timed, in 32 bits, made without Keras."""
     rng, found = np.random.default_rng(3), []
+    space = cell.SPACE.restrict({})
     while len(found) < measure.N_FITTED + measure.N_UNSEEN:
-        choices = cell.SPACE.decode(cell.SPACE.sample(1, rng)[0])
+        choices = space.decode(space.sample(1, rng)[0])
         bits = [Precision(timing.BITS, timing.BITS)] * len(GROUPS)
         try:
             found.append(cell.network(choices).layers(bits, int(rng.choice([1, 4, 16]))))

@@ -153,7 +153,7 @@ def test_masked_weights_are_zero_and_stay_so_and_their_gradient_is_seen():
     n = compiled.layout.n_weights
     compiled.step(X, Y, *BITS, 0.05)  # so that momentum is there to be forgotten
     mask = (np.random.default_rng(1).random(n) < 0.5).astype(np.float32)
-    compiled.set_mask(mask)
+    compiled.set_mask(np.append(mask, np.ones(compiled.layout.n - n, np.float32)))
     for _ in range(2):
         compiled.step(X, Y, *BITS, 0.05)
         kernels = compiled.get_values()[:n]

@@ -369,7 +369,7 @@ def test_every_choice_has_its_words():
     values = {decision.name: decision.values for decision in hardware.SPACE.decisions}
     assert set(values["hw.dataflow"]) <= words.DATAFLOWS.keys()
     assert set(values["hw.multiplier"]) <= words.MULTIPLIERS.keys()
-    assert FAMILIES.keys() == drawing.FAMILIES.keys()
+    assert drawing.FAMILIES.keys() <= FAMILIES.keys()
 
 
 def cell(**edges) -> dict:

@@ -10,32 +10,16 @@ import pytest
 import tensorflow as tf
 from test_cell import design
 
-from nas import data, program, train
+from nas import program, train
+from nas.layout import Layout
 from nas.train import Recipe, Trained, Trainer, schedule
 from search_spaces import cell
 from search_spaces.ops import Precision
+from search_spaces.quantizers import dequantized
 
 FULL = (32, 32, 32, 32)
 RECIPE = Recipe(batch=50, epochs=1, learning_rate=0.1, warmup=0.2, weight_bits=(4, 4, 4, 8),
                 activation_bits=(4, 4, 4, 8))  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def images():
-    """2,000 training and 700 validation images of the sample, 16 x 16, normalized."""
-    sample = data.load("cifar10-sample")
-    mean, std = data.normalization(sample.train)
-
-    def arrays(part, n):
-        few = data.subset(part, n, seed=0)
-        return ((data.resize(few.x, 16) / 255 - mean) / std).astype(np.float32), few.y
-
-    return arrays(sample.train, 2000), arrays(sample.validation, 700)
-
-
-@pytest.fixture(scope="module")
-def trainer():
-    return Trainer()
 
 
 def by_name(tensors, network):
@@ -48,6 +32,21 @@ def by_name(tensors, network):
                    if k in tensors]  # fmt: skip
         out |= step.op.keras_weights(step.name, own, moments)
     return out
+
+
+def model_of(trained):
+    """The Keras model of what a training leaves, quantized as `nas.export` does it."""
+    network, recipe, tensors = trained.network, trained.recipe, trained.tensors()
+    for place in Layout(network).kernels:
+        key = f"{network.steps[place.step].name}/{place.parameter.name}"
+        bits = recipe.weight_bits[place.group]
+        tensors[key] = dequantized(tensors[key], tensors[f"{key}.step"], bits)
+    clips = [tensors[f"{network.steps[p.step].name}/clip"] for p in network.places
+             if p.parameter.kind == "clip"]  # fmt: skip
+    model = network.keras(clips, recipe.activation_bits)
+    for name, weights in by_name(tensors, network).items():
+        model.get_layer(name).set_weights(weights)
+    return model
 
 
 def test_one_step_is_the_step_that_keras_takes(images):
@@ -156,23 +155,9 @@ def test_scores_count_every_image_once(images, trainer):
 
 def test_exported_graph_scores_as_the_loop_does(images, trainer):
     """The Keras face with the trained tensors gives the fast loop's own validation accuracy."""
-    from search_spaces.quantizers import dequantized
-
     (x, y), (vx, vy) = images
-    network = cell.network(design())
-    trained = trainer.fit(network, x, y, RECIPE, seed=5)
-    tensors = trained.tensors()
-    for step in network.steps:
-        if f"{step.name}/kernel.step" in tensors:
-            key = f"{step.name}/kernel"
-            tensors[key] = dequantized(tensors[key], tensors[f"{step.name}/kernel.step"],
-                                       RECIPE.weight_bits[step.group])  # fmt: skip
-    clips = [tensors[f"{network.steps[p.step].name}/clip"] for p in network.places
-             if p.parameter.kind == "clip"]  # fmt: skip
-    model = network.keras(clips, RECIPE.activation_bits)
-    for name, weights in by_name(tensors, network).items():
-        model.get_layer(name).set_weights(weights)
-    right = (model.predict(vx, verbose=0).argmax(-1) == vy).mean()
+    trained = trainer.fit(cell.network(design()), x, y, RECIPE, seed=5)
+    right = (model_of(trained).predict(vx, verbose=0).argmax(-1) == vy).mean()
     assert right == pytest.approx(trained.score(vx, vy)[0], abs=2 / len(vy))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from nas.evaluators.proxy import Proxy
+from nas.evaluators.shared_weights import SharedWeights
 from nas.trial import Metrics
 from search_spaces.space import Choices, Space
 
@@ -23,4 +24,4 @@ class Evaluator(Protocol):
         """The metrics of one candidate: JSON values."""
 
 
-EVALUATORS = {"proxy": Proxy}
+EVALUATORS = {"proxy": Proxy, "shared_weights": SharedWeights}

@@ -19,9 +19,12 @@ from nas.distill import KerasTeacher, Lessons, TrainedTeacher
 from nas.run_dir import write_tensors
 from nas.trial import Metrics
 from search_spaces import FAMILIES
+from search_spaces.compression import compressions
 from search_spaces.precision import precisions, quantization_method
 from search_spaces.space import Choices, Space
 from search_spaces.training import peak_learning_rate, warmup_share
+
+WHOLE_UNTIL = 0.3  # of the steps, where kernels become factors of low rank
 
 
 class Proxy:
@@ -54,6 +57,8 @@ class Proxy:
         ):
             if value < least:
                 raise ValueError(f"evaluator.{name} is {value}; it must be at least {least}")
+        if family not in FAMILIES:
+            raise ValueError(f"no networks '{family}' to train; known: {', '.join(FAMILIES)}")
         self.family, self.network = family, FAMILIES[family].network
         self.dataset, self.path = dataset, path
         self.epochs, self.images, self.final_epochs = epochs, images, final_epochs
@@ -146,6 +151,7 @@ class Proxy:
     def _fit(
         self, choices: Choices, seed: int, part: str, epochs: int, usual: Augmentation, stop=None
     ):
+        from nas.pruning import Pruning
         from nas.train import Recipe
 
         bits = precisions(choices)
@@ -163,6 +169,9 @@ class Proxy:
             schedule=choices.get("train.schedule", "triangle"),
             distill_weight=choices.get("distill.weight", 0),
             temperature=choices.get("distill.temperature", 1),
+            compressions=tuple(compressions(choices)),
+            pruning=Pruning(choices.get("prune.method", "none")),
+            whole_until=WHOLE_UNTIL if choices.get("compress.weights") == "low_rank" else 0.0,
         )
         network = self.network(choices)
         resolution = network.image[0]
