@@ -358,14 +358,18 @@ class Program:
                     epsilon=ADAM_EPSILON,
                     grad=gradient,
                 )
-        decayed = gradient[:n] + WEIGHT_DECAY * kernels
+        decayed, rest = gradient[:n] + WEIGHT_DECAY * kernels, gradient[n:]
         if switches.optimizer == "lars":
-            decayed *= tf.gather(self._trust(kernels, decayed), layout.owner)
+            trust = self._trust(kernels, decayed)
+            decayed *= tf.gather(trust, layout.owner)
+            others, clips, steps = tf.split(rest, layout.parts[1:])
+            # a step follows its kernel, a clip the kernels on average
+            rest = tf.concat([others, clips * tf.reduce_mean(trust), steps * trust], 0)
         return tf.raw_ops.ResourceApplyMomentum(
             var=self.values.handle,
             accum=self.slots[0].handle,
             lr=rate,
-            grad=tf.concat([decayed, gradient[n:]], 0),
+            grad=tf.concat([decayed, rest], 0),
             momentum=MOMENTUM,
             use_nesterov=True,
         )
