@@ -32,7 +32,9 @@ from search_spaces.training import REFERENCE_BATCH
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
 LABEL_SMOOTHING = 0.1
-LARS_TRUST = 0.02  # You et al., 1708.03888, times the ratio of our learning rates to theirs
+# You et al., 1708.03888, take 0.001 at rates of their own; of 0.001, 0.005, 0.02 and 0.05 this
+# trains best at batch 4,096 (CIFAR-10, 45,000 images at 16 x 16, four epochs, linear rule).
+LARS_TRUST = 0.005
 ADAM_BETAS, ADAM_EPSILON = (0.9, 0.999), 1e-7
 OPTIMIZERS = ("momentum", "lars", "adam")
 COMPUTE = {"float32": tf.float32, "bfloat16": tf.bfloat16, "float16": tf.float16}
