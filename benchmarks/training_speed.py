@@ -568,15 +568,16 @@ def compare_accuracies(options) -> None:
 
 
 def measure_shared(options) -> None:
-    from supernet_figures import report
-
-    report(options.data)
+    run_script("supernet_figures.py", options)
 
 
 def measure_ranking(options) -> None:
-    from proxy_ranking import report
+    run_script("proxy_ranking.py", options)
 
-    report(options.data)
+
+def run_script(name: str, options) -> None:
+    data = ["--data", options.data] if options.data else []
+    subprocess.run([sys.executable, Path(__file__).with_name(name), *data], check=True)
 
 
 PARTS = {

@@ -105,7 +105,7 @@ def leaderboard(run: Run) -> pandas.DataFrame:
                 "found": how,
                 "front": bool(front[i]),
                 **{f"reward:{name}": objectives[i, j] for j, name in enumerate(run.reward.names)},
-                **{name: design.metrics[name] for name in METRICS},
+                **{name: design.metrics.get(name, np.nan) for name in METRICS},
                 "test_accuracy": final.get("test_accuracy", np.nan),
                 **{name: choices.get(name) for name in run.space.names},
             }

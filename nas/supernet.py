@@ -20,6 +20,7 @@ from functools import cached_property
 import numpy as np
 import tensorflow as tf
 
+from nas.augment import USUAL, View
 from nas.layout import MIN_CLIP, MIN_STEP
 from nas.open_cell import (
     OPTIONS,
@@ -33,7 +34,7 @@ from nas.open_cell import (
     random_cells,
 )
 from nas.program import LABEL_SMOOTHING, MOMENTUM, WEIGHT_DECAY, session_options
-from nas.train import augmented, schedule
+from nas.train import schedule
 from search_spaces.cell import EDGES
 from search_spaces.network import Place
 from search_spaces.precision import BITS, GROUPS
@@ -241,7 +242,7 @@ class Supernet:
         for epoch in range(epochs):
             order = rng.permutation(n)[: n_steps * batch].reshape(n_steps, batch)
             drawn = rng.choice(np.int32(bits), (2, n_steps, len(GROUPS)))
-            cells, x = random_cells(n_steps, rng), augmented(images, rng)
+            cells, x = random_cells(n_steps, rng), View(USUAL, (seed, 2), epoch)(images)
             loss, accuracy = self.train(x, labels, order, rates[epoch], cells, *drawn)
             if not np.isfinite(loss):
                 raise FloatingPointError(

@@ -53,9 +53,13 @@ def first_network(network: Network, recipe: Recipe) -> Network:
 
 
 def begin(
-    network: Network, recipe: Recipe, stepper: Stepper, make: Callable[[], Program], n_steps: int,
+    network: Network,
+    recipe: Recipe,
+    stepper: Stepper,
+    make: Callable[[], Program],
+    n_steps: int,
     seed: int,
-) -> list[Technique]:  # fmt: skip
+) -> list[Technique]:
     """The techniques of a training, in the order of their calls; `stepper.program` is started.
 
     make: gives the program of `network` itself, where training starts with another.

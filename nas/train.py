@@ -36,11 +36,11 @@ class Recipe:
 
     learning_rate: the highest of the schedule, which rises over `warmup` (a share of all steps).
     quantizer: of `precision.METHODS`. precision, optimizer: as `program.Switches`. micro_batch: the
-    most images that a gradient is taken of at once; larger batches are summed up. distill_weight,
-    temperature: of the teacher's class scores, where `fit` is given a teacher. compressions: one a
-    bit-width group: which share of filters or weights is kept, and how many entries a codebook has;
-    pruning: how what is left out is found. whole_until: the share of the steps over which kernels
-    of low rank are trained whole, before they are factored.
+    most images that a gradient is taken of at once; larger batches are summed up. compressions: one
+    a bit-width group: which share of filters or weights is kept, and how many entries a codebook
+    has; pruning: how what is left out is found. whole_until: the share of the steps over which
+    kernels of low rank are trained whole, before they are factored. distill_weight, temperature: of
+    the teacher's class scores, where `fit` is given a teacher.
     """
 
     batch: int
@@ -55,11 +55,11 @@ class Recipe:
     optimizer: str = "momentum"
     schedule: str = "triangle"
     micro_batch: int = MAX_MICRO_BATCH
-    distill_weight: float = 0.0
-    temperature: float = 1.0
     compressions: tuple[Compression, ...] = ()
     pruning: Pruning = UNPRUNED
     whole_until: float = 0.0
+    distill_weight: float = 0.0
+    temperature: float = 1.0
 
     @property
     def full(self) -> bool:
@@ -78,9 +78,9 @@ class Recipe:
             precision=self.precision,
             optimizer=self.optimizer,
             accumulated=self.batch > self.micro_batch or self.precision == "float16",
-            distilled=self.distill_weight > 0,
             masked=any(each.prunes for each in self.compressions),
             tied=any(each.index_bits for each in self.compressions),
+            distilled=self.distill_weight > 0,
         )
 
 
@@ -186,9 +186,8 @@ class Trainer:
         teacher: gives its scores [n, classes] of the images as an epoch sees them, by the view that
         turns images into that. stop: asked after every epoch but the last, with the number of
         epochs and a function that gives what is trained so far; whether to end there.
-        Raises ValueError where the batch is larger than the data, the teacher is missing or the
-        network cannot be compressed as asked, FloatingPointError where the loss stops being a
-        number.
+        Raises ValueError where the batch is larger than the data, the network cannot be compressed
+        as asked or the teacher is missing, FloatingPointError where the loss stops being a number.
         """
         n, batch = len(labels), recipe.batch
         if batch > n:
@@ -196,11 +195,11 @@ class Trainer:
                 f"batch {batch} is larger than the {n} training images; choose a smaller "
                 "train.batch or more images"
             )
+        techniques.check(network, recipe)
         if recipe.distill_weight and teacher is None:
             raise ValueError(
                 f"a teacher's scores weigh {recipe.distill_weight} in the loss, and none is given"
             )
-        techniques.check(network, recipe)
         start = time.perf_counter()
         first = techniques.first_network(network, recipe)
         stepper = Stepper(self.program(first, recipe.switches), recipe)
@@ -215,16 +214,21 @@ class Trainer:
         curve, spent = [], 0.0
 
         def trained() -> Trained:
-            own, values = stepper.program.network, stepper.program.get_values()
+            now, values = stepper.program.network, stepper.program.get_values()
             rows = np.resize(np.random.default_rng([seed, 3]).permutation(n), STATISTICS_IMAGES)
-            bits = recipe.weight_bits, recipe.activation_bits
             if recipe.method == "post_training":
-                values = to_fixed_point(own, values, *bits, images[rows[:CALIBRATION_IMAGES]])
-            weights = Layout(own).weights(values, recipe.weight_bits, recipe.method)
-            means, variances, _ = statistics(own, weights, recipe.activation_bits, images[rows])
-            flops = network.training_flops * n_steps * len(curve) * batch / spent
+                values = to_fixed_point(
+                    now,
+                    values,
+                    recipe.weight_bits,
+                    recipe.activation_bits,
+                    images[rows[:CALIBRATION_IMAGES]],
+                )
+            weights = Layout(now).weights(values, recipe.weight_bits, recipe.method)
+            means, variances, _ = statistics(now, weights, recipe.activation_bits, images[rows])
+            flops = now.training_flops * n_steps * len(curve) * batch / spent
             seconds = time.perf_counter() - start
-            return Trained(own, recipe, values, (means, variances), curve, seconds, flops)
+            return Trained(now, recipe, values, (means, variances), curve, seconds, flops)
 
         for epoch in range(recipe.epochs):
             view = View(recipe.augmentation, (seed, 2), epoch)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from nas.evaluators.proxy import Proxy
 from nas.evaluators.shared_weights import SharedWeights
+from nas.evaluators.zero_cost import ZeroCost
 from nas.trial import Metrics
 from search_spaces.space import Choices, Space
 
@@ -24,4 +25,4 @@ class Evaluator(Protocol):
         """The metrics of one candidate: JSON values."""
 
 
-EVALUATORS = {"proxy": Proxy, "shared_weights": SharedWeights}
+EVALUATORS = {"proxy": Proxy, "shared_weights": SharedWeights, "zero_cost": ZeroCost}

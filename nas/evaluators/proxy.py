@@ -162,6 +162,9 @@ class Proxy:
             warmup=warmup_share(choices),
             weight_bits=tuple(p.weights for p in bits),
             activation_bits=tuple(p.activations for p in bits),
+            compressions=tuple(compressions(choices)),
+            pruning=Pruning(choices.get("prune.method", "none")),
+            whole_until=WHOLE_UNTIL if choices.get("compress.weights") == "low_rank" else 0.0,
             augmentation=augmentation(choices, usual),
             quantizer=quantization_method(choices),
             precision=choices.get("train.precision", "float32"),
@@ -169,9 +172,6 @@ class Proxy:
             schedule=choices.get("train.schedule", "triangle"),
             distill_weight=choices.get("distill.weight", 0),
             temperature=choices.get("distill.temperature", 1),
-            compressions=tuple(compressions(choices)),
-            pruning=Pruning(choices.get("prune.method", "none")),
-            whole_until=WHOLE_UNTIL if choices.get("compress.weights") == "low_rank" else 0.0,
         )
         network = self.network(choices)
         resolution = network.image[0]
