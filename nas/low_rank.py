@@ -33,7 +33,9 @@ def whole(network: Network) -> Network:
     )
 
 
-def factored_values(values: np.ndarray, network: Network, weight_bits: Sequence[int]) -> np.ndarray:
+def factored_values(
+    values: np.ndarray, network: Network, weight_bits: Sequence[int], method: str = "lsq"
+) -> np.ndarray:
     """Learned values of a network with factors from those of `whole(network)`; each factor has a
     fresh quantization step."""
     before, after = Layout(whole(network)), Layout(network)
@@ -43,7 +45,7 @@ def factored_values(values: np.ndarray, network: Network, weight_bits: Sequence[
             tensors.pop(f"{step.name}/kernel.step")
             factors = svd_start(tensors.pop(f"{step.name}/kernel"), step.op.rank)
             for name, factor in zip(("down", "up"), factors, strict=True):
-                size = initial_step(factor, int(weight_bits[step.group]))
+                size = initial_step(factor, int(weight_bits[step.group]), method)
                 tensors |= {f"{step.name}/{name}": factor, f"{step.name}/{name}.step": size}
     return after.joined(tensors)
 
@@ -65,7 +67,8 @@ class LowRank:
         if step == self.at:
             values = self.stepper.program.get_values()
             self.stepper.program = self.make()
+            recipe = self.stepper.recipe
             self.stepper.program.start(
-                factored_values(values, self.network, self.stepper.recipe.weight_bits)
+                factored_values(values, self.network, recipe.weight_bits, recipe.method)
             )
             self.following = self.begin()

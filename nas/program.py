@@ -32,7 +32,9 @@ from search_spaces.training import REFERENCE_BATCH
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
 LABEL_SMOOTHING = 0.1
-LARS_TRUST = 0.02  # You et al., 1708.03888, times the ratio of our learning rates to theirs
+# You et al., 1708.03888, take 0.001 at rates of their own; of 0.001, 0.005, 0.02 and 0.05 this
+# trains best at batch 4,096 (CIFAR-10, 45,000 images at 16 x 16, four epochs, linear rule).
+LARS_TRUST = 0.005
 ADAM_BETAS, ADAM_EPSILON = (0.9, 0.999), 1e-7
 OPTIMIZERS = ("momentum", "lars", "adam")
 COMPUTE = {"float32": tf.float32, "bfloat16": tf.bfloat16, "float16": tf.float16}
@@ -358,14 +360,18 @@ class Program:
                     epsilon=ADAM_EPSILON,
                     grad=gradient,
                 )
-        decayed = gradient[:n] + WEIGHT_DECAY * kernels
+        decayed, rest = gradient[:n] + WEIGHT_DECAY * kernels, gradient[n:]
         if switches.optimizer == "lars":
-            decayed *= tf.gather(self._trust(kernels, decayed), layout.owner)
+            trust = self._trust(kernels, decayed)
+            decayed *= tf.gather(trust, layout.owner)
+            others, clips, steps = tf.split(rest, layout.parts[1:])
+            # a step follows its kernel, a clip the kernels on average
+            rest = tf.concat([others, clips * tf.reduce_mean(trust), steps * trust], 0)
         return tf.raw_ops.ResourceApplyMomentum(
             var=self.values.handle,
             accum=self.slots[0].handle,
             lr=rate,
-            grad=tf.concat([decayed, gradient[n:]], 0),
+            grad=tf.concat([decayed, rest], 0),
             momentum=MOMENTUM,
             use_nesterov=True,
         )

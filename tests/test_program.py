@@ -80,6 +80,21 @@ def test_lars_moves_each_kernel_by_its_own_norm():
         np.testing.assert_allclose(move, expected, rtol=2e-3, atol=1e-7)
 
 
+def test_under_lars_steps_follow_their_kernels_and_clips_all_of_them():
+    network, bits = plain(), (np.int32([6]),) * 2
+    moves = {}
+    for optimizer in ("momentum", "lars"):
+        compiled = started(network, recipe_of(network, optimizer=optimizer))
+        before = compiled.get_values()
+        compiled.step(X, Y, *bits, 0.01)
+        moves[optimizer] = compiled.layout.split(compiled.get_values() - before)
+    kernels = [compiled.layout.pieces(moves[o][0]) for o in ("lars", "momentum")]
+    trust = np.array([np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(*kernels)])
+    np.testing.assert_allclose(moves["lars"][1], moves["momentum"][1], atol=1e-7)
+    np.testing.assert_allclose(moves["lars"][2], moves["momentum"][2] * trust.mean(), rtol=1e-2)
+    np.testing.assert_allclose(moves["lars"][3], moves["momentum"][3] * trust, rtol=2e-2)
+
+
 def test_adam_is_the_adamw_of_keras():
     network = plain()
     full = dict(weight_bits=(32,), activation_bits=(32,))

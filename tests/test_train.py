@@ -168,6 +168,18 @@ def test_the_schedule_is_a_triangle():
     assert 0 < rates[-1] < 0.01
 
 
+@pytest.mark.parametrize(
+    ("name", "at_half", "at_end"),
+    [("triangle", 0.5, 0.0), ("cosine", 0.5, 0.0), ("steps", 0.1, 0.01), ("constant", 1.0, 1.0)],
+)
+def test_schedules_rise_alike_and_come_down_as_they_are_called(name, at_half, at_end):
+    rates = schedule(1000, 0.4, 0.2, name)
+    np.testing.assert_allclose(rates[:200], schedule(1000, 0.4, 0.2)[:200])
+    assert rates[600] / 0.4 == pytest.approx(at_half, abs=0.01)
+    assert rates[-1] / 0.4 == pytest.approx(at_end, abs=0.01)
+    assert (np.diff(rates[200:]) <= 1e-7).all(), "never up again"
+
+
 def test_mistakes_are_named_before_training(images, trainer):
     (x, y), _ = images
     with pytest.raises(ValueError, match="batch 50 is larger than the 40 training images"):

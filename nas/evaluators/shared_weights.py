@@ -28,7 +28,8 @@ from search_spaces.space import Choices, Space
 SEED = 0  # of the shared weights: the same in every run on the same data
 LEARNING_RATE = 0.1
 SIZES = ("width", "depth", "resolution")
-FREE = ("cell.edge", "bits.", "hw.", "serve.")  # a score sees them, or accuracy does not need them
+# a score sees them, or accuracy does not need them
+FREE = ("cell.edge", "bits.weights.", "bits.activations.", "bits.ends", "hw.", "serve.")
 FIXED = ("cell.", "train.")  # no score sees them
 
 
