@@ -1,9 +1,10 @@
 """Scores a candidate in a fraction of a second by weights that all candidates share.
 
-The shared weights (`nas/supernet.py`) are trained once a run and kept with its checkpoints. They
-tell bad cells from good ones, and hardly rank the good ones among themselves: a screen for many
-candidates, never the last word. So a final training is the proxy's, from fresh weights; let
-`final.top` leave it several designs to choose from.
+The shared weights (`nas/supernet.py`) are trained once a run and kept with its checkpoints. A short
+training of them favours cells of skips, whose few weights every step trains, and ranks cells worse
+than their parameter count does (`benchmarks/supernet_figures.py`): a screen of cells and bits
+for those who train them long, never the last word. So a final training is the proxy's, from fresh
+weights; let `final.top` leave it several designs to choose from.
 
 What a score cannot see must be fixed in the space: the width, depth and resolution, which are those
 of the shared weights, and how a candidate is trained. Otherwise a search would settle it by the
