@@ -4,7 +4,7 @@
     python benchmarks/retrain.py best.keras --data DIR [--minutes 15] [--seed 0 1 2]
 
 Needs JAX (`pip install '.[retrain]'`) and no TensorFlow: where there is none, `pip install keras
-jax pillow tqdm tomli-w` and this folder on PYTHONPATH do. Reads best.keras and best.json; prints
+jax pillow tqdm tomli-w` and this repository on PYTHONPATH do. Reads best.keras and best.json; prints
 the test accuracy of every seed and their mean, the bits, and the price on the accelerator that was
 found, which retraining leaves as it is.
 

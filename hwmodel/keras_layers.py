@@ -316,8 +316,36 @@ def _softmax(call: Call, batch: int, bits: Bits) -> list[Row]:
 
 
 def _merge(call: Call, batch: int, bits: Bits) -> list[Row]:
+    if _carries_gradients(call):
+        return []
     ops_per_element = max(1, len(call.inputs) - 1)
     return [_vector(call, call.name, batch, bits, ops_per_element)]
+
+
+def _carries_gradients(call: Call) -> bool:
+    """Whether it is the sum or the difference of x + stop_gradient(round(x) - x), a rounding whose
+    gradient goes straight through: in inference there is nothing but the rounding."""
+
+    import keras
+
+    def maker(tensor) -> keras.Operation:
+        return tensor._keras_history.operation
+
+    def is_error(operation) -> bool:  # round(x) - x
+        if type(operation).__name__ != "Subtract" or not isinstance(operation.input, list):
+            return False
+        rounded, x = operation.input
+        return type(maker(rounded)).__name__ == "Round" and maker(rounded).input is x
+
+    if len(call.inputs) != 2 or isinstance(call.layer, keras.Layer):
+        return False
+    if call.kind != "Add":
+        return is_error(call.layer)
+    x, stopped = call.layer.input
+    if type(maker(stopped)).__name__ != "StopGradient":
+        return False
+    error = maker(maker(stopped).input)
+    return is_error(error) and error.input[1] is x
 
 
 def _activated(call: Call, batch: int, bits: Bits, name: str | None = None) -> list[Row]:

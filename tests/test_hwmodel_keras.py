@@ -287,3 +287,14 @@ def test_models_that_show_no_layers_are_refused():
     with pytest.raises(ValueError, match="'mask': attention"):
         x = keras.Input((2, 5, 16))
         Layers.from_keras(keras.Model(x, layers.MultiHeadAttention(2, 3, name="mask")(x, x)))
+
+
+def test_a_rounding_with_its_gradient_straight_through_is_a_rounding():
+    ops, image = keras.ops, keras.Input((4, 4, 3))
+    rounded = ops.round(image)
+    plain = Layers.from_keras(keras.Model(image, rounded))
+    through = image + ops.stop_gradient(rounded - image)
+    assert Layers.from_keras(keras.Model(image, through)).vector_ops.sum() == plain.vector_ops.sum()
+    other = image + ops.stop_gradient(rounded - 2 * image)  # any other sum counts
+    n = plain.vector_ops.sum()
+    assert Layers.from_keras(keras.Model(image, other)).vector_ops.sum() == 4 * n
