@@ -4,9 +4,9 @@
     python benchmarks/retrain.py best.keras --data DIR [--minutes 15] [--seed 0 1 2]
 
 Needs JAX (`pip install '.[retrain]'`) and no TensorFlow: where there is none, `pip install keras
-jax pillow tqdm tomli-w` and this repository on PYTHONPATH do. Reads best.keras and best.json; prints
-the test accuracy of every seed and their mean, the bits, and the price on the accelerator that was
-found, which retraining leaves as it is.
+jax pillow tqdm tomli-w` and this repository on PYTHONPATH do. Reads best.keras and best.json;
+prints the test accuracy of every seed and their mean, the bits, and the price on the accelerator
+that was found, which retraining leaves as it is.
 
 The recipe is airbench's (Jordan, 2404.00498): alternating flip, translation by 2 of 32 pixels,
 label smoothing 0.2, Nesterov momentum 0.85, triangular schedule, lookahead, and all 50,000 training

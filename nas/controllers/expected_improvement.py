@@ -76,8 +76,12 @@ class Prospects:
         self.variance = np.stack([variance for _, variance, _ in predictions], axis=1)
         self.kernels = [kernel for _, _, kernel in predictions]
         expected = outlook.objectives(self.mean[:, None], pool.known).reshape(-1, front.shape[1])
-        points = np.concatenate([front, expected[~np.isnan(expected).any(axis=1)]])
-        self.scalarize = Scalarization(points.min(axis=0), points.max(axis=0), rng)
+        expected = expected[~np.isnan(expected).any(axis=1)]
+        # volume begins at the worst that is expected, where the models' cut holds, not at the
+        # worst that was reached: one bad corner of the front would outweigh all the others
+        low = (expected if len(expected) else front).min(axis=0)
+        high = np.concatenate([front, expected]).max(axis=0)
+        self.scalarize = Scalarization(low, high, rng)
         self.reached = self.scalarize(front).max(axis=0)  # [directions]
         self.nodes, self.weights = normal_quadrature(len(models))
 
