@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nas import pareto
 from nas.controllers.expected_improvement import Pool, Prospects, Scalarization
 from nas.controllers.gaussian_process import MAX_POINTS, GaussianProcess
 from nas.controllers.outlook import Outlook, Unknown
@@ -74,7 +73,6 @@ class Surrogate:
         self.encodings: list[np.ndarray] = []  # of the results, as told
         self.measured: list[np.ndarray] = []  # what training gave; NaN where it failed
         self.objectives: list[np.ndarray] = []  # as told; NaN where it failed
-        self.front = np.empty((0, n_objectives))  # of all variants of the results
         self.pending: list[np.ndarray] = []  # asked for, not told
         self.met: set[bytes] = set()  # networks proposed or told
 
@@ -98,12 +96,6 @@ class Surrogate:
             self.encodings.append(encoding)
             self.measured.append(seen)
             self.objectives.append(values)
-            reached = [values[None]]
-            if not np.isnan(seen).any():
-                _, known = self.outlook.variants(encoding[None])
-                reached.append(self.outlook.objectives(seen, known[0]))
-            points = np.concatenate([self.front, *reached])
-            self.front = np.unique(points[pareto.front(points)], axis=0)
 
     def state(self) -> State:
         d, m, u = len(self.space), self.n_objectives, self.outlook.n_measured
@@ -118,7 +110,6 @@ class Surrogate:
             "unmeasured": np.isnan(measured),
             "objectives": np.nan_to_num(objectives),
             "unrewarded": np.isnan(objectives),
-            "front": self.front.copy(),
             "params": np.array([model.params for model in self.models]),
             "n_fitted": self.n_fitted,
         }
@@ -129,7 +120,6 @@ class Surrogate:
         self.pending = list(state["pending"].astype(np.int64))
         self.measured = list(np.where(state["unmeasured"], np.nan, state["measured"]))
         self.objectives = list(np.where(state["unrewarded"], np.nan, state["objectives"]))
-        self.front = state["front"].copy()
         for model, params in zip(self.models, state["params"], strict=True):
             model.params = params.copy()
         self.n_fitted = state["n_fitted"]
@@ -235,13 +225,26 @@ class Surrogate:
         return rows
 
     def _prospects(self, pool: Pool) -> Prospects:
-        return Prospects(pool, self.models, self.outlook, self.front, self.rng)
+        return Prospects(pool, self.models, self.outlook, self._reached(), self.rng)
+
+    def _reached(self) -> np.ndarray:
+        """What the best results reach on all their variants: objectives [k, m].
+
+        Cut off as for the models, which else would promise of a bad design's like the cut."""
+        rows = self._elite(MAX_POINTS)
+        measured = np.fmax(np.array(self.measured)[rows], self.cut)
+        _, known = self.outlook.variants(np.array(self.encodings)[rows])
+        points = self.outlook.objectives(measured[:, None], known).reshape(-1, self.n_objectives)
+        told = np.array(self.objectives)[rows]
+        points = points[~np.isnan(points).any(axis=1)]
+        return points if len(points) else told
 
     def _learn(self) -> None:
         """Condition the models on all results; now and then fit their hyperparameters anew."""
         encodings, measured = np.array(self.encodings), np.array(self.measured)
         best, middle = np.nanmax(measured, axis=0), np.nanmedian(measured, axis=0)
-        measured = np.fmax(measured, middle - CUT * (best - middle))
+        self.cut = middle - CUT * (best - middle)
+        measured = np.fmax(measured, self.cut)
         x = np.hstack(self._blocks(encodings))
         inducing = np.arange(len(x))
         if len(x) > MAX_POINTS:  # half of them the best, the others spread over the run
