@@ -399,10 +399,13 @@ def run_list(options: argparse.Namespace) -> None:
             space = joint(family)
             print(f"{family}: {len(space)} decisions, {space.n_designs:.2g} designs")
             for decision in space.decisions:
-                when = " and ".join(f"{k} in {list(v)}" for k, v in decision.when.items())
+                notes = [f"when {k} in {list(v)}" for k, v in decision.when.items()]
+                if decision.usual is not None:
+                    usual = ", ".join(map(str, decision.usual))
+                    notes.append(f"unless named: {usual or 'off'}")
                 print(
                     f"  {decision.name:24} {', '.join(map(str, decision.values))}"
-                    + (f"   (when {when})" if when else "")
+                    + (f"   ({'; '.join(notes)})" if notes else "")
                 )
 
 
