@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
     from nas.run import Run
 
-PRICED = (  # where there is an accelerator; a table's are its own
-    "accuracy",
+PRICED = (  # where there is an accelerator
     "latency_s",
     "energy_j",
     "area_mm2",
@@ -34,8 +33,6 @@ PRICED = (  # where there is an accelerator; a table's are its own
     "params",
     "weight_bytes",
     "dram_bytes",
-    "loss",
-    "train_loss",
 )
 
 
@@ -80,8 +77,10 @@ def best_first(run: Run, designs: list[Trial], level: np.ndarray) -> np.ndarray:
 
 
 def metrics_shown(run: Run) -> tuple[str, ...]:
-    """The metrics that have a column."""
-    return PRICED if run.sweep else run.evaluator.metrics
+    """The metrics that have a column: what is evaluated, and where designs are priced their price,
+    after the first."""
+    first, *others = run.evaluator.metrics
+    return (first, *PRICED, *others) if run.sweep else (first, *others)
 
 
 def final_columns(run: Run) -> dict[str, str]:

@@ -1,20 +1,23 @@
 """Scores without training: closed forms, what they must not depend on, and a real search."""
 
+import subprocess
+import sys
+
 import numpy as np
+import pandas
 import pytest
 
 from benchmarks.proxy_ranking import better_half, edges, naswot, spearman, synflow
 from nas.evaluators.zero_cost import (
     Figures,
     ZeroCost,
-    as_accuracy,
     figures,
     log_effective_rank,
     n_patterns,
 )
 from nas.executor import LocalExecutor
 from nas.layout import Layout
-from search_spaces import cell, joint
+from search_spaces import Space, cell
 from search_spaces.network import IMAGE, Network, Plan
 from search_spaces.ops import Activation, Convolution, Dense, GlobalPool
 
@@ -62,9 +65,6 @@ def test_each_term_raises_the_score_by_its_weight():
     assert base._replace(operations=2000).score - base.score == pytest.approx(np.log(2))
     assert base._replace(patterns=100).score - base.score == pytest.approx(1.4 * np.log(2))
     assert base._replace(log_rank=2.0).score - base.score == pytest.approx(3.4)
-    squashed = [as_accuracy(score) for score in (-50.0, 20.0, 38.0, 40.0, 200.0)]
-    assert squashed == sorted(squashed) and squashed[2] == 0.5
-    assert squashed[0] > 0 and squashed[-1] <= 1
 
 
 def test_figures_are_the_same_for_the_same_seed_only():
@@ -123,12 +123,45 @@ def test_workers_screen_cells_and_say_which_leads_nowhere(tmp_path):
         first, second, third = (executor.wait() for _ in range(3))
     better, worse = first["metrics"], second["metrics"]
     assert better["zero_cost"] > worse["zero_cost"]
-    assert 1 > better["accuracy"] > worse["accuracy"] > 0
+    assert "accuracy" not in better
     assert "DisconnectedError" in third["error"]
+
+
+SEEN = [
+    "quickstart", "--trials", "4", "--workers", "1", "--set", "evaluator.name=zero_cost",
+    "--set", "evaluator.final_epochs=1", "--set", "reward.name=pareto",
+    "--set", 'reward.objectives=["zero_cost", "-latency_s"]', "--set", "train.batch=64",
+    "--set", "train.learning_rate=0.1", "--set", "train.lr_rule=linear", "--set", "bits.ends=8",
+    *(word for kind in ("weights", "activations") for stage in range(3)
+      for word in ("--set", f"bits.{kind}.stage{stage}=8")),
+]  # fmt: skip
+
+
+def nas_search(*arguments, folder):
+    command = [sys.executable, "-m", "nas.cli", "search", *arguments, "--run", folder / "run"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
+
+
+def test_a_search_screens_by_the_score_and_never_calls_it_accuracy(tmp_path):
+    done = nas_search(*SEEN, "--set", "final.top=1", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    board = pandas.read_csv(tmp_path / "run" / "leaderboard.csv")
+    assert "accuracy" not in board and np.isfinite(board["zero_cost"]).all()
+    assert (board["latency_s"] > 0).all()
+    assert 0 < board["test_accuracy"].max() < 1  # of the final training
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert "zero cost" in report and "validation accuracy in the search" not in report
+
+
+def test_open_decisions_that_no_score_sees_are_refused(tmp_path):
+    done = nas_search(*SEEN, "--set", "bits.weights.stage1=[4, 8]", folder=tmp_path)
+    assert done.returncode == 2
+    assert "cannot tell the values of 'bits.weights.stage1' apart (4, 8)" in done.stderr
+    assert "--set bits.weights.stage1=4" in done.stderr
 
 
 def test_options_are_the_proxys():
     with pytest.raises(ValueError, match="final_epochs is 0"):
         ZeroCost(final_epochs=0)
     with pytest.raises(ValueError, match="unknown data set"):
-        ZeroCost(dataset="cifar11").check(joint("cell").restrict({}))
+        ZeroCost(dataset="cifar11").check(Space([]))

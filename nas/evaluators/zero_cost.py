@@ -7,8 +7,9 @@ fill, by the entropy of their spectrum (the expressivity of AZ-NAS: Lee and Ham,
 2403.19232). `benchmarks/proxy_ranking.py --zero-cost` compares the sum with the parameter count on
 NAS-Bench-201, and with NASWOT and synflow, which did not beat it and are not here.
 
-A score sees the network alone. Bit-widths and how a candidate is trained must be fixed in the
-space, or a search settles them by the price of the hardware. It has been checked on cells only.
+A score sees the network alone: bit-widths and how a candidate is trained must be fixed in the
+space. It is no accuracy; rewards name it, as `pareto` with ["zero_cost", "-latency_s"] does. It has
+been checked on cells only.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from search_spaces.space import Choices, Space
 N_IMAGES = 16  # more of them leave nearly every activation a pattern of its own
 # so that the spreads of the three terms over random cells are alike
 PATTERNS_WEIGHT, RANK_WEIGHT = 1.4, 3.4
-MIDDLE, SPREAD = 38.0, 4.0  # of the score over the quick start's networks, for `as_accuracy`
+UNSEEN = ("bits.", "train.")  # decisions that change nothing of a score
 
 
 class Figures(NamedTuple):
@@ -103,11 +104,6 @@ def figures(network: Network, images: np.ndarray, seed: int) -> Figures:
     )
 
 
-def as_accuracy(score: float) -> float:
-    """A score between 0 and 1, in the same order."""
-    return float(1 / (1 + np.exp((MIDDLE - score) / SPREAD)))
-
-
 class ZeroCost:
     """Screens networks by what they are before training; finals as the proxy's.
 
@@ -115,7 +111,7 @@ class ZeroCost:
     """
 
     in_process = False
-    metrics, final_metrics = ("accuracy",), Proxy.final_metrics
+    metrics, final_metrics = ("zero_cost",), Proxy.final_metrics
 
     def __init__(
         self,
@@ -128,7 +124,16 @@ class ZeroCost:
         self.proxy = Proxy(family=family, dataset=dataset, path=path, final_epochs=final_epochs)
 
     def check(self, space: Space) -> None:
-        """Raise ValueError where the data are missing or damaged; TensorFlow is not needed."""
+        """Raise ValueError where the space leaves open what a score cannot see, or the data are
+        missing or damaged; TensorFlow is not needed."""
+        for decision in space.decisions:
+            name, values = decision.name, decision.values
+            if len(values) > 1 and name.startswith(UNSEEN):
+                raise ValueError(
+                    f"a score without training cannot tell the values of '{name}' apart "
+                    f"({', '.join(map(str, values))}); fix it to one, such as --set "
+                    f"{name}={values[0]}, or take evaluator.name=proxy"
+                )
         self.proxy.check(space)
 
     def start(self, folder: Path | None = None) -> None:
@@ -137,14 +142,12 @@ class ZeroCost:
         self.proxy.parts["scored"] = data.subset(self.proxy.parts["train"], N_IMAGES, seed=0)
 
     def evaluate(self, choices: Choices, *, seed: int) -> Metrics:
-        """zero_cost: the score. accuracy: the score between 0 and 1, for the rewards: an order, not
-        a share of right answers."""
+        """zero_cost: the score, and what it is made of."""
         before, start = time.process_time(), time.perf_counter()
         network = self.proxy.network(choices)
         images, _ = self.proxy.part("scored", network.image[0])
         found = figures(network, images, seed)
         return {
-            "accuracy": as_accuracy(found.score),
             "zero_cost": found.score,
             **found._asdict(),
             "seconds": time.perf_counter() - start,

@@ -64,6 +64,10 @@ def design_facts(found: Findings) -> Html:
     choices, best, final = found.designs[0], found.board.iloc[0], found.best_final
     family = found.run.config["space"]["accelerators"]
     technology_nm = hardware.configs_of([choices]).row(0)["technology_nm"]
+    first = found.metrics[0]
+    in_search = f"{words.label(first)} {words.value(first, best[first])}"
+    if first == "accuracy":
+        in_search = f"{words.percent(best[first])} on validation images"
     rows = [
         ("Accelerator", words.accelerator(family, choices, best["area_mm2"], technology_nm)),
         ("Array utilization", words.percent(best["utilization"])),
@@ -73,7 +77,7 @@ def design_facts(found: Findings) -> Html:
         ("DRAM traffic", f"{words.quantity(best['dram_bytes'], 'B')} an image"),
         ("Training batch", choices["train.batch"]),
         ("Learning rate", words.learning_rate(choices)),
-        ("In the search", f"{words.percent(best['accuracy'])} on validation images"),
+        ("In the search", in_search),
     ]
     if final:
         longer = (

@@ -46,8 +46,9 @@ class Findings:
     @property
     def metrics(self) -> list[str]:
         """What is shown of a design: what the reward is made of; of a priced one its costs too."""
-        costs = ("accuracy", "latency_s", "energy_j", "area_mm2") if self.run.sweep else ()
-        return list(dict.fromkeys((*costs, *self.run.reward.needs)))
+        costs = ("latency_s", "energy_j", "area_mm2")
+        priced = (self.run.evaluator.metrics[0], *costs) if self.run.sweep else ()
+        return list(dict.fromkeys((*priced, *self.run.reward.needs)))
 
     @property
     def final_columns(self) -> list[str]:

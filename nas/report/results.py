@@ -62,8 +62,8 @@ def reached(found: Findings) -> str:
         error = words.number(100 * words.standard_error(share, n_test), 2)
         seen = f"{n_test:,} test images that the search never saw"
         return f"{words.percent(share)} (± {error}) on {seen}"
-    if found.run.sweep:
-        return f"{words.percent(best['accuracy'])} on validation images"
+    if found.run.sweep and first == "accuracy":
+        return f"{words.percent(best[first])} on validation images"
     text = f"{words.label(first)} {words.value(first, best[first])}"
     columns = [c for c in found.final_columns if words.known(best[c])]
     finals = [f"{words.label(c)} {words.value(c, best[c])}" for c in columns]
@@ -81,8 +81,9 @@ def key_figures(found: Findings) -> Html:
     names = {m: f"{words.label(m)} in the search" for m in found.metrics[:1]}
     names |= {m: words.label(m) for m in found.metrics[1:]}
     if found.run.sweep:
+        if found.metrics[0] == "accuracy":
+            names["accuracy"] = "validation accuracy in the search"
         names |= {
-            "accuracy": "validation accuracy in the search",
             "latency_s": f"latency of {batch(found)}",
             "energy_j": "energy of an image",
             "area_mm2": "area of the accelerator",
