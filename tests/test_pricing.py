@@ -12,9 +12,8 @@ from nas.reward import Constraint, violations
 from nas.sweep import Sweep
 from nas.trial import METRICS, STEP_METRICS, Proposal, Status, Trial
 from search_spaces import cell, hardware, joint
-from search_spaces.space import Decision, Space
+from search_spaces.space import Space
 
-PRECISION = Decision("train.precision", tuple(FORMAT_BITS), usual=())
 HARDWARE = {
     "hw.rows": 16, "hw.columns": 16, "hw.dataflow": "os", "hw.multiplier": "fixed16",
     "hw.sram_input_kib": 64, "hw.sram_weight_kib": 64, "hw.sram_output_kib": 64,
@@ -96,7 +95,7 @@ def test_what_an_accelerator_cannot_train_counts_only_where_training_is_named():
 
 
 def test_many_designs_at_once_are_each_alone():
-    space = joint("cell") + Space([PRECISION])
+    space = joint("cell").restrict({"train.precision": list(FORMAT_BITS)})
     rng = np.random.default_rng(0)
     designs = [space.decode(each) for each in space.sample(24, rng)]
     together = price_designs("cell", designs, NAMED)
@@ -107,7 +106,7 @@ def test_many_designs_at_once_are_each_alone():
 
 
 def small_space() -> Space:
-    return (joint("cell") + Space([PRECISION])).restrict(
+    return joint("cell").restrict(
         {"train.precision": ["float32", "bfloat16"], "hw.multiplier": ["fixed8", "fixed16"],
          "hw.rows": [8, 16], "hw.columns": [8, 16], "hw.dataflow": "os", "hw.clock_mhz": 700,
          "hw.sram_input_kib": 64, "hw.sram_weight_kib": 64, "hw.sram_output_kib": 64,

@@ -417,7 +417,7 @@ def test_ratios_a_stage_are_searched_and_exported(tmp_path):
             assert macs[a] < macs[b]
     best, (metrics, _) = next(iter(run.finals().items()))
     choices = run.space.decode(run.trial(best).proposal.encoding)
-    model = keras_model(run, best)
+    model, _ = keras_model(run, best)
     network = cell.network(choices)
     core = next(layer for layer in model.layers if hasattr(layer, "layers"))
     for step in network.steps:
