@@ -501,3 +501,16 @@ def test_importing_and_reporting_needs_no_tensorflow(run):
         f"report([Run({str(run.dir.path)!r})]); assert 'tensorflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_techniques_that_the_search_named_are_told():
+    from types import SimpleNamespace
+
+    from nas.report.best import techniques
+
+    run = SimpleNamespace(config={"space": {"network": "cell", "accelerators": "systolic"}})
+    designs = [{"cell.width": 8, "prune.method": "nm", "prune.nm": "2:4", "hw.skips_zeros": True}]
+    assert techniques(SimpleNamespace(run=run, designs=designs)) == [
+        ("Techniques", "prune.method nm; prune.nm 2:4")
+    ]
+    assert techniques(SimpleNamespace(run=run, designs=[{"cell.width": 8}])) == []

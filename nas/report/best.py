@@ -10,7 +10,7 @@ from nas.report import explain
 from nas.report.explain import Bound, Change
 from nas.report.findings import Findings
 from nas.report.page import Html, facts, fold, lines, paragraph, section, table, tag
-from search_spaces import hardware
+from search_spaces import hardware, joint
 
 if TYPE_CHECKING:
     import pandas
@@ -77,6 +77,7 @@ def design_facts(found: Findings) -> Html:
         ("DRAM traffic", f"{words.quantity(best['dram_bytes'], 'B')} an image"),
         ("Training batch", choices["train.batch"]),
         ("Learning rate", words.learning_rate(choices)),
+        *techniques(found),
         ("In the search", in_search),
     ]
     if final:
@@ -86,6 +87,21 @@ def design_facts(found: Findings) -> Html:
         )
         rows.append((f"After {final['epochs']} epochs", longer))
     return facts(rows)
+
+
+def techniques(found: Findings) -> list[tuple[str, str]]:
+    """What the search named beside what every search chooses: a row, or none."""
+    space = found.run.config["space"]
+    named: set[str] = set()
+    for decision in joint(space["network"], space["accelerators"]).decisions:
+        if decision.usual == () or not named.isdisjoint(decision.when):
+            named.add(decision.name)
+    chosen = [
+        f"{name} {value}"
+        for name, value in found.designs[0].items()
+        if name in named and not name.startswith("hw.")
+    ]
+    return [("Techniques", "; ".join(chosen))] if chosen else []
 
 
 def costs(found: Findings) -> list[Html]:
