@@ -96,7 +96,7 @@ def large_spaces_begin_early(monkeypatch):
 @each
 def test_asks_inside_the_space(name):
     controller = make(name, SPACE, seed=0)
-    encodings, _ = search(controller, 120)
+    encodings, _ = search(controller, 60)
     assert (SPACE.validate(encodings) == encodings).all()  # in range, and canonical
     for row in encodings[::10]:
         assert (SPACE.encode(SPACE.decode(row)) == row).all()
@@ -112,7 +112,7 @@ def test_asks_inside_the_space(name):
 
 @each
 def test_deterministic_under_a_seed(name):
-    runs = [search(make(name, SPACE, seed=seed), 60)[0] for seed in (3, 3, 4)]
+    runs = [search(make(name, SPACE, seed=seed), 36)[0] for seed in (3, 3, 4)]
     assert (runs[0] == runs[1]).all()
     assert (runs[0] != runs[2]).any()
 
@@ -131,7 +131,7 @@ def test_restored_is_indistinguishable(name, n_trials):
     assert to_json(restored.state()) == text
     for controller in (original, restored):
         controller.tell(waiting, objectives_of(waiting))
-    first, second = (search(c, 40, seed=7, failures=0.2)[0] for c in (original, restored))
+    first, second = (search(c, 20, seed=7, failures=0.2)[0] for c in (original, restored))
     assert (first == second).all()
     assert to_json(original.state()) == to_json(restored.state())
     assert to_json(state) == text  # a state does not change when its controller goes on
@@ -152,8 +152,8 @@ def test_several_objectives(name):
 @each
 def test_failures_do_not_stop_a_search(name):
     controller = make(name, SPACE, seed=0)
-    search(controller, 30, failures=1.0)
-    encodings, told = search(controller, 60, failures=0.5)
+    search(controller, 20, failures=1.0)
+    encodings, told = search(controller, 30, failures=0.5)
     assert 0 < np.isnan(told).sum() < len(told)
     assert (SPACE.validate(encodings) == encodings).all()
     for value in controller.state().values():
