@@ -96,13 +96,14 @@ class Layout:
         ]
 
     def initial(self, seed: int, weight_bits, method: str = "lsq") -> np.ndarray:
-        """Fresh weights (He et al., 1502.01852) and first quantization steps; clips are 1 yet."""
+        """Fresh weights and first quantization steps; clips are 1 yet."""
         rng = np.random.default_rng(seed)
         drawn, steps = {}, []
         for place in self.network.places:
             if place.parameter.kind == "kernel":
                 fan_in = int(np.prod(place.parameter.shape[:-1]))
-                kernel = rng.normal(0, np.sqrt(2 / fan_in), place.parameter.shape)
+                deviation = place.parameter.deviation or np.sqrt(2 / fan_in)
+                kernel = rng.normal(0, deviation, place.parameter.shape)
                 drawn[id(place)] = kernel.astype(np.float32)
                 bits = int(weight_bits[place.group])
                 steps.append(initial_step(drawn[id(place)], bits, method))

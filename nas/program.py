@@ -49,7 +49,7 @@ class Switches:
     their update and normalization stay float32. optimizer: of OPTIMIZERS. accumulated: gradients
     are summed over several calls before they are applied. masked: values outside a mask stay 0.
     tied: weights of one cluster of a kernel move together. distilled: a teacher's class scores are
-    a second target.
+    a second target. sampled: a language model's loss is over some words of the vocabulary.
     """
 
     quantizer: str = "lsq"
@@ -59,6 +59,7 @@ class Switches:
     masked: bool = False
     tied: bool = False
     distilled: bool = False
+    sampled: bool = False
 
 
 def session_options():
@@ -198,17 +199,21 @@ class Program:
 
     # -- the graph --------------------------------------------------------------------------------
 
-    def _build(self) -> None:
-        switches, n = self.switches, self.layout.n
-        place = tf.compat.v1.placeholder
+    def _build_variables(self) -> None:
+        n = self.layout.n
         self.values = tf.Variable(tf.zeros(n), trainable=False)
         self.slots = [
             tf.Variable(tf.zeros(n), trainable=False)
-            for _ in range(2 if switches.optimizer == "adam" else 1)
+            for _ in range(2 if self.switches.optimizer == "adam" else 1)
         ]
-        self.given = place(tf.float32, [n])
+        self.given = tf.compat.v1.placeholder(tf.float32, [n])
         self.assign_values = self.values.assign(self.given).op
         self.clear_slots = [variable.assign(tf.zeros(n)).op for variable in self.slots]
+
+    def _build(self) -> None:
+        switches, n = self.switches, self.layout.n
+        place = tf.compat.v1.placeholder
+        self._build_variables()
         images = place(tf.float32, [None, *self.network.image])
         labels = place(tf.int32, [None])
         bits = [place(tf.int32, [len(self.network.groups)]) for _ in range(2)]

@@ -55,7 +55,7 @@ MODULES = (
 ).split()
 SKIPPED = {"test", "tests", "_test", "__pycache__"}  # folders inside packages
 BLOCK = 20  # sentences in a row that go to the same part: of ten blocks, one each is held out
-LEAST_SEEN = 2  # rarer words of the training part are <unk>
+N_DOCS_WORDS = 4_000  # the most frequent of the training part, <unk> and <eos> among them
 LEAST_WORDS = 3  # of a sentence
 LEAST_TOKENS = 100_000
 
@@ -213,7 +213,7 @@ def _load_python_docs(path: None) -> Text:
             f"{LEAST_TOKENS:,}; install them (Debian: libpython3-stdlib), or {PYTHON_REMEDY}"
         )
     counts = Counter(word for sentence in parts[0] for word in sentence)
-    often = [word for word, n in counts.most_common(N_WORDS - 2) if n >= LEAST_SEEN]
+    often = sorted(counts, key=lambda word: (-counts[word], word))[: N_DOCS_WORDS - 2]
     return numbered("python-docs", parts, (*often, UNKNOWN, END))
 
 

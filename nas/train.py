@@ -149,6 +149,8 @@ class Trainer:
     machine with one thread.
     """
 
+    compile = Program
+
     def __init__(self, n_programs: int = 4):
         self.n_programs = n_programs
         self.programs: OrderedDict[tuple, Program] = OrderedDict()
@@ -164,7 +166,7 @@ class Trainer:
         """The compiled program of this topology, made where it is not kept."""
         key = (network, switches)
         if key not in self.programs:
-            self.programs[key] = Program(network, switches)
+            self.programs[key] = self.compile(network, switches)
             while len(self.programs) > self.n_programs:
                 self.programs.popitem(last=False)[1].close()
         self.programs.move_to_end(key)

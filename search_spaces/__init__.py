@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from search_spaces import cell, compression, hardware, mobile, nasnet, precision, training
+from search_spaces import (
+    cell,
+    compression,
+    hardware,
+    mobile,
+    nasnet,
+    precision,
+    recurrent,
+    training,
+)
 from search_spaces.space import Choices, Decision, Space
 
 # name -> module with SPACE, network(choices), build(choices), layers(choices)
-FAMILIES = {"cell": cell, "nasnet": nasnet, "mobile": mobile}
+IMAGES = {"cell": cell, "nasnet": nasnet, "mobile": mobile}
+TEXTS = {"recurrent": recurrent}
+FAMILIES = IMAGES | TEXTS
 
 
 def joint(family: str, accelerators: str = "systolic") -> Space:
@@ -14,8 +25,11 @@ def joint(family: str, accelerators: str = "systolic") -> Space:
 
     accelerators: a family of `hardware.FAMILIES`.
     """
-    network = FAMILIES[family].SPACE + precision.SPACE + compression.SPACE
-    return network + training.SPACE + hardware.FAMILIES[accelerators].space
+    if family in TEXTS:
+        around = precision.TEXT_SPACE + training.TEXT_SPACE
+    else:
+        around = precision.SPACE + compression.SPACE + training.SPACE
+    return FAMILIES[family].SPACE + around + hardware.FAMILIES[accelerators].space
 
 
-__all__ = ["FAMILIES", "Choices", "Decision", "Space", "joint"]
+__all__ = ["FAMILIES", "IMAGES", "TEXTS", "Choices", "Decision", "Space", "joint"]

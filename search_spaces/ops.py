@@ -41,11 +41,15 @@ Shape = tuple[int, int, int]
 
 
 class Parameter(NamedTuple):
-    """A learned tensor. kind: "kernel" (quantized, decayed), "scale", "shift", or "clip"."""
+    """A learned tensor. kind: "kernel" (quantized, decayed), "scale", "shift", or "clip".
+
+    deviation: of a fresh kernel's values; that of He et al. (1502.01852) where it is not given.
+    """
 
     name: str
     shape: tuple[int, ...]
     kind: str
+    deviation: float | None = None
 
 
 class Precision(NamedTuple):

@@ -7,6 +7,7 @@ from search_spaces.ops import Precision
 from search_spaces.space import Choices, Decision, Space
 
 GROUPS = ("stage0", "stage1", "stage2", "ends")  # "ends": the first and the last layer
+TEXT_GROUPS = ("embedding", "recurrent", "output")  # of language models
 # quantization-aware by LSQ or DoReFa, or fixed point after a training in float
 METHODS = ("lsq", "dorefa", "post_training")
 BITS = (1, 2, 3, 4, 5, 6, 7, 8, 16, 32)
@@ -23,6 +24,20 @@ SPACE = Space(
     ]
 )
 
+# Every activation of a language model is signed, so that one bit has no level but 0.
+TEXT_SPACE = Space(
+    [
+        Decision(f"bits.{operand}.{group}", BITS[int(operand == "activations") :], usual=BITS[1:])
+        for operand in ("weights", "activations")
+        for group in TEXT_GROUPS
+    ]
+)
+
+
+def groups(choices: Choices) -> tuple[str, ...]:
+    """The names of the bit-width groups of a design."""
+    return GROUPS if "bits.ends" in choices else TEXT_GROUPS
+
 
 def quantization_method(choices: Choices) -> str:
     """How weights come by their bits, of METHODS."""
@@ -30,9 +45,12 @@ def quantization_method(choices: Choices) -> str:
 
 
 def precisions(choices: Choices) -> list[Precision]:
-    """The precision of every group, in the order of GROUPS."""
-    ends = choices["bits.ends"]
-    return [
+    """The precision of every group, in the order of `groups`."""
+    found = [
         Precision(choices[f"bits.weights.{group}"], choices[f"bits.activations.{group}"])
-        for group in GROUPS[:-1]
-    ] + [Precision(ends, ends)]
+        for group in groups(choices)
+        if group != "ends"
+    ]
+    if "bits.ends" in choices:
+        found.append(Precision(choices["bits.ends"], choices["bits.ends"]))
+    return found

@@ -229,12 +229,31 @@ def quantize_weights(flat, steps, bits, owner, sizes):
     """
     import tensorflow as tf
 
+    # one row a tensor, gathered once: step, lowest and highest level, whether there is one bit
+    columns = tf.stack(_lsq_columns(steps, bits, sizes))
+    return _lsq(flat, *tf.unstack(tf.gather(columns, owner, axis=1)))
+
+
+def quantize_rows(rows, step, bits, size: int):
+    """LSQ over some rows of one tensor of `size` weights; step, bits: scalar tensors. Others as of
+    `quantize_weights`."""
+    return _lsq(rows, *_lsq_columns(step, bits, float(size)))
+
+
+def _lsq_columns(steps, bits, sizes) -> list:
+    """(step, lowest level, highest level, above 0 where there is one bit), the step's gradient
+    scaled."""
+    import tensorflow as tf
+
     half = tf.pow(2.0, tf.cast(bits - 1, tf.float32))
     low, top = -half, tf.maximum(half - 1.0, 1.0)
     scale = tf.math.rsqrt(tf.constant(sizes, tf.float32) * top)
-    # one row a tensor, gathered once: step, lowest and highest level, whether there is one bit
-    columns = [steps * scale + tf.stop_gradient(steps - steps * scale), low, top, 2.0 - half]
-    step, low, top, binary = tf.unstack(tf.gather(tf.stack(columns), owner, axis=1))
+    return [steps * scale + tf.stop_gradient(steps - steps * scale), low, top, 2.0 - half]
+
+
+def _lsq(flat, step, low, top, binary):
+    import tensorflow as tf
+
     within = tf.minimum(tf.maximum(flat / step, low), top)
     rounded = (within + tf.stop_gradient(tf.round(within) - within)) * step
     signs = tf.sign(flat) * step + (flat - tf.stop_gradient(flat))

@@ -40,6 +40,28 @@ SPACE = Space(
         Decision("serve.batch", (1, 4, 16, 64)),
     ]
 )
+
+# Of language models: a batch is so many sequences side by side, read on from batch to batch.
+TEXT_SPACE = Space(
+    [
+        Decision("train.batch", (8, 16, 32, 64, 128), usual=(16, 32, 64)),
+        Decision("train.words", (8, 16, 35, 70, 140), usual=(16, 35, 70)),  # of back-propagation
+        Decision("train.learning_rate", (0.05, 0.1, 0.2, 0.4, 0.8)),
+        Decision(
+            "train.lr_rule",
+            ("linear", "sqrt", "none"),
+            {"train.batch": (8, 16, 32, 64)},
+            usual=("sqrt",),
+        ),
+        Decision("train.dropout", (0, 0.1, 0.2, 0.3, 0.5, 0.65)),
+        # words that the softmax of training is over, beside the right one; 0: all
+        Decision("train.samples", (0, 128, 256, 512, 1024, 2048), usual=(512,)),
+        Decision("train.optimizer", ("adam", "momentum"), usual=("adam",)),
+        Decision("train.schedule", ("triangle", "cosine", "steps", "constant"), usual=()),
+        Decision("serve.batch", (1, 4, 16, 64)),
+        Decision("serve.words", (1, 8, 35, 128), usual=(35,)),  # of each sequence that is served
+    ]
+)
 SCALING = {"linear": 1.0, "sqrt": 0.5, "none": 0.0}  # rule -> exponent of the batch
 
 
