@@ -4,36 +4,46 @@ Beside MODEL.keras lies MODEL.json, which says what the model is:
 
     model         the file's name
     trial, found  as the leaderboard has them
-    test_accuracy of the final training
+    test_accuracy of the final training, or test_perplexity
     choices       every decision of the design: cells, bits, batches, accelerator
     price         what it costs on that accelerator: latency_s, energy_j, area_mm2, ...
     kernels       by the path of every quantized variable, its bits and step: its values are whole
                   multiples of the step (of one bit, plus or minus the step)
+    words         of a language model, number -> word
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from nas import text
 from nas.augment import IMAGE_EPSILON, normalization_of
+from nas.leaderboard import final_columns
 from nas.run_dir import read_tensors, write_whole
 from nas.trial import HARDWARE_METRICS
-from search_spaces import FAMILIES, Choices
+from search_spaces import FAMILIES, TEXTS, Choices
 from search_spaces.precision import precisions, quantization_method
 from search_spaces.quantizers import FULL_BITS, FULL_CLIP, dequantized
+
+KERNELS = "kernel", "embeddings"  # as the variables of layers are called
 
 if TYPE_CHECKING:
     import keras
 
     from nas.run import Run
+    from search_spaces.network import Network
+    from search_spaces.ops import Precision
+    from search_spaces.sequence import LanguageModel
 
 
 def keras_model(run: Run, trial_id: int) -> tuple[keras.Model, dict[str, dict]]:
-    """The finally trained network of a trial, quantized: images [n, r, r, 3] of 0..255 to scores.
+    """The finally trained network of a trial, quantized: images [n, r, r, 3] of 0..255 to scores;
+    of a language model one step, as `LanguageModel.keras` says.
 
     Kernels hold the values that the accelerator's integers stand for; activations are rounded in
     the graph, their gradients passed straight through. With it the bits and the step of every
@@ -54,10 +64,27 @@ def keras_model(run: Run, trial_id: int) -> tuple[keras.Model, dict[str, dict]]:
     choices = run.space.decode(encoding)
     network = FAMILIES[run.config["space"]["network"]].network(choices)
     bits, method = precisions(choices), quantization_method(choices)
+    core, kernels = filled(network, tensors, bits, method)
+    if run.config["space"]["network"] in TEXTS:
+        core.name = f"trial_{trial_id}"
+        return core, kernels
+    image = keras.Input(network.image, name="image")
+    scaled = normalization(choices, tensors["image/mean"], tensors["image/std"])(image)
+    return keras.Model(image, core(scaled), name=f"trial_{trial_id}"), kernels
+
+
+def filled(
+    network: Network | LanguageModel,
+    tensors: Mapping[str, np.ndarray],
+    bits: Sequence[Precision],
+    method: str = "lsq",
+) -> tuple[keras.Model, dict[str, dict]]:
+    """The Keras model of a network that holds trained tensors by name, quantized to `bits`, one a
+    group; with the bits and the step of every kernel, by the variable's path."""
     clips = [
         FULL_CLIP
         if bits[place.group].activations >= FULL_BITS
-        else float(tensors[f"{network.steps[place.step].name}/clip"])
+        else float(tensors[f"{network.steps[place.step].name}/{place.parameter.name}"])
         for place in network.places
         if place.parameter.kind == "clip"
     ]
@@ -84,11 +111,10 @@ def keras_model(run: Run, trial_id: int) -> tuple[keras.Model, dict[str, dict]]:
         variables = []
         for layer, weights in step.op.keras_weights(step.name, own, moments).items():
             core.get_layer(layer).set_weights(weights)
-            variables += [v.path for v in core.get_layer(layer).weights if v.name == "kernel"]
+            own_variables = core.get_layer(layer).weights if not layer.endswith(".bias") else []
+            variables += [v.path for v in own_variables if v.name in KERNELS]
         kernels |= zip(variables, grids, strict=True)
-    image = keras.Input(network.image, name="image")
-    scaled = normalization(choices, tensors["image/mean"], tensors["image/std"])(image)
-    return keras.Model(image, core(scaled), name=f"trial_{trial_id}"), kernels
+    return core, kernels
 
 
 def design(run: Run, trial_id: int) -> dict:
@@ -98,7 +124,7 @@ def design(run: Run, trial_id: int) -> dict:
     return {
         "trial": trial_id,
         "found": row["found"],
-        "test_accuracy": float(row["test_accuracy"]),
+        **{column: float(row[column]) for column in final_columns(run)},
         "choices": {
             decision.name: decision.values[decision.values.index(row[decision.name])]
             for decision in run.space.decisions
@@ -130,7 +156,10 @@ def export_keras(run: Run, trial_id: int, path: Path) -> Path:
     if not path.parent.is_dir():
         raise ValueError(f"no directory {path.parent} to write {path.name} into")
     model, kernels = keras_model(run, trial_id)
-    write_model(model, {**design(run, trial_id), "kernels": kernels}, path)
+    described = {**design(run, trial_id), "kernels": kernels}
+    if run.config["space"]["network"] in TEXTS:
+        described["words"] = text.load(run.evaluator.dataset, run.evaluator.path or None).words
+    write_model(model, described, path)
     return path
 
 

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from nas.layout import MIN_CLIP, MIN_STEP, Layout
 from nas.program import Program, Switches
-from nas.text import Text, streams
+from nas.text import Text, check_length, streams
 from nas.train import Trainer, schedule
 from search_spaces.network import Step
 from search_spaces.quantizers import (
@@ -102,8 +102,9 @@ class Graph:
         return y if x.shape.rank == 2 else tf.reshape(y, [*tf.unstack(tf.shape(x)[:-1]), units])
 
     def scores(self, name, x, vocabulary, table):
-        rows = self.own[f"{name}/rows"] if table is None else self.tables[table]
-        return self.finish(x, rows, self.own[f"{name}/bias"])
+        if table is None:
+            return self.finish(x, self.own[f"{name}/rows"], self.own[f"{name}/bias"])
+        return self.finish(x, self.tables[table], self.own[f"{name}.bias/column"])
 
     def scan(self, body, x, state):
         n_steps = tf.shape(x)[0]
@@ -218,9 +219,10 @@ class LanguageProgram(Program):
         call = self.session.make_callable
         arguments = [words, *bits, rate, share, seed, *drawn, *state, *powers]
         self._step = call([loss, update, *kept], arguments)
-        losses, kept = read(lambda *given: self._full_loss(*given, targets))
+        (x, table, bias), kept = read(lambda *given: given)
+        losses = self._full_loss(x, table, bias, targets)
         self._losses = call([losses, *kept], [words, *bits, *state])
-        scores, kept = read(lambda x, *given: self._all(x[-1:], *given)[0])
+        scores = self._all(x[-1:], table, bias)[0]
         self._scores = call([scores, *kept], [words, *bits, *state])
 
     def _weights(self, values, weight_bits, activation_bits):
@@ -409,17 +411,6 @@ def first_values(network: LanguageModel, recipe: TextRecipe, words: np.ndarray, 
         ]
         layout.set_clips(values, np.array(means), recipe.activation_bits)
     return values
-
-
-def check_length(n_tokens: int, batch: int, words: int) -> None:
-    """Raise ValueError where a text is too short for one step of training."""
-    longest = n_tokens // batch - 1
-    if words > longest:
-        raise ValueError(
-            f"train.words {words} is longer than the data: {n_tokens:,} words in {batch} sequences "
-            f"side by side leave {max(longest, 0)} of each; choose a shorter train.words, a smaller "
-            "train.batch or more evaluator.tokens"
-        )
 
 
 class TextTrainer(Trainer):

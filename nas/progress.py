@@ -27,7 +27,7 @@ class Progress:
         trained = [t for t in told if t.status is not Status.INFEASIBLE]
         complete = [t for t in trained if t.status is Status.COMPLETE and not stopped(t)]
         self.n_infeasible = len(told) - len(trained)
-        self.objectives = run.front
+        self.objectives, self.quality = run.front, run.evaluator.metrics[0]
         self.metrics = run.front.needs
         self.front = self.objectives(complete)
         self.front = self.front[pareto.front(self.front)]
@@ -63,10 +63,11 @@ class Progress:
             log.warning("trial %d failed: %s", trial.id, trial.error)
         elif stopped(trial):
             log.info(
-                "trial %d: stopped after %d epochs at accuracy %.4f",
+                "trial %d: stopped after %d epochs at %s %.4g",
                 trial.id,
                 trial.metrics["stopped_at"],
-                trial.metrics["accuracy"],
+                self.quality,
+                trial.metrics[self.quality],
             )
         else:
             figures = (f"{name} {trial.metrics[name]:.4g}" for name in self.metrics)

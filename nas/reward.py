@@ -57,10 +57,33 @@ class OfMetrics:
         return _finite(self.of(columns(trials, self.needs)))
 
 
-class MnasNet(OfMetrics):
-    """Accuracy times (metric / target)^w for every target (Tan et al., 1807.11626, equation 2).
+class Quality:
+    """What a design is to be good at: a metric, or a number over one that is to be small, such as
+    "80/perplexity" (Pham et al., 1802.03268, section 3.1).
 
-    w is `alpha` within the target and `beta` beyond it. Equal, as here, they bend the reward softly
+    goal: the metric, with a minus where it is divided by. Raises ValueError for another form.
+    """
+
+    def __init__(self, reward: str, text: str):
+        match = re.fullmatch(r"\s*(?:([0-9.]+)\s*/\s*)?([A-Za-z_]\w*)\s*", text)
+        try:
+            numerator, metric = match.groups()
+            self.numerator = None if numerator is None else float(numerator)
+        except (AttributeError, ValueError):
+            raise ValueError(
+                f"{reward}: quality is a metric or a number over one, got {text!r}; "
+                "try accuracy, or 80/perplexity"
+            ) from None
+        self.goal = metric if numerator is None else f"-{metric}"
+
+    def of(self, values: np.ndarray) -> np.ndarray:
+        return values if self.numerator is None else self.numerator / values
+
+
+class MnasNet(OfMetrics):
+    """Quality times (metric / target)^w for every target (Tan et al., 1807.11626, equation 2).
+
+    quality: as of `Quality`; accuracy in the paper. w is `alpha` within the target and `beta` beyond it. Equal, as here, they bend the reward softly
     on both sides; alpha = 0 and beta = -1 is the paper's hard variant. A metric of zero under a
     negative exponent has no finite reward: NaN.
     """
@@ -74,6 +97,7 @@ class MnasNet(OfMetrics):
         targets: Mapping[str, float] = TARGETS,
         alpha: float = -0.07,
         beta: float = -0.07,
+        quality: str = "accuracy",
     ):
         for name, value in (("alpha", alpha), ("beta", beta)):
             if not (math.isfinite(value) and value <= 0):
@@ -83,34 +107,42 @@ class MnasNet(OfMetrics):
                 )
         self.targets = _targets("mnasnet", targets)
         self.alpha, self.beta = alpha, beta
-        self.goals = ("accuracy", *(f"-{metric}" for metric in self.targets))
+        self.quality = Quality("mnasnet", quality)
+        self.goals = (self.quality.goal, *(f"-{metric}" for metric in self.targets))
 
     def of(self, metrics: np.ndarray) -> np.ndarray:
         ratios = metrics[..., 1:] / np.array(list(self.targets.values()))
         with np.errstate(divide="ignore", invalid="ignore"):
             factors = ratios ** np.where(ratios <= 1, self.alpha, self.beta)
-            return metrics[..., :1] * factors.prod(axis=-1, keepdims=True)
+            return self.quality.of(metrics[..., :1]) * factors.prod(axis=-1, keepdims=True)
 
 
 class TuNAS(OfMetrics):
-    """Accuracy plus beta |metric / target - 1| for every target (Bender et al., 2008.06120).
+    """Quality plus beta |metric / target - 1| for every target (Bender et al., 2008.06120).
 
-    The absolute reward: a candidate below its target is as far off as one above it.
+    quality: as of `Quality`; accuracy in the paper. The absolute reward: a candidate below its target is as far off as one above it.
     """
 
     names = ("tunas",)
     n_objectives = 1
 
-    def __init__(self, *, targets: Mapping[str, float] = TARGETS, beta: float = -0.10):
+    def __init__(
+        self,
+        *,
+        targets: Mapping[str, float] = TARGETS,
+        beta: float = -0.10,
+        quality: str = "accuracy",
+    ):
         if not (math.isfinite(beta) and beta < 0):
             raise ValueError(f"tunas: beta is below 0, else misses pay; got {beta!r}; try -0.1")
         self.targets = _targets("tunas", targets)
         self.beta = beta
-        self.goals = ("accuracy", *(f"-{metric}" for metric in self.targets))
+        self.quality = Quality("tunas", quality)
+        self.goals = (self.quality.goal, *(f"-{metric}" for metric in self.targets))
 
     def of(self, metrics: np.ndarray) -> np.ndarray:
         ratios = metrics[..., 1:] / np.array(list(self.targets.values()))
-        return metrics[..., :1] + self.beta * np.abs(ratios - 1).sum(axis=-1, keepdims=True)
+        return self.quality.of(metrics[..., :1]) + self.beta * np.abs(ratios - 1).sum(axis=-1, keepdims=True)
 
 
 class Weighted(OfMetrics):

@@ -291,3 +291,14 @@ def streams(tokens: np.ndarray, n: int, first: int) -> tuple[np.ndarray, np.ndar
     before = np.concatenate([[first], padded[:-1]]).astype(np.int32).reshape(n, steps).T
     there = (np.arange(steps * n) < len(tokens)).reshape(n, steps).T
     return np.concatenate([before[:1], targets]), there
+
+
+def check_length(n_tokens: int, batch: int, words: int) -> None:
+    """Raise ValueError where a text is too short for one step of training."""
+    longest = n_tokens // batch - 1
+    if words > longest:
+        raise ValueError(
+            f"train.words {words} is longer than the data: {n_tokens:,} words in {batch} sequences "
+            f"side by side leave {max(longest, 0)} of each; choose a shorter train.words, a smaller "
+            "train.batch or more evaluator.tokens"
+        )

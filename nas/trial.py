@@ -27,7 +27,7 @@ HARDWARE_METRICS = (
     "weight_bytes",
 )
 STEP_METRICS = ("train_step_s", "train_images_per_s", "train_energy_j", "train_memory_bytes")
-TRAINING_METRICS = ("accuracy", "loss", "train_loss")
+TRAINING_METRICS = ("accuracy", "perplexity", "loss", "train_loss")
 METRICS = HARDWARE_METRICS + STEP_METRICS + TRAINING_METRICS
 
 

@@ -194,13 +194,24 @@ def decision(name: str, value: Any) -> tuple[str, str]:
     return base, str(texts.get(value, value))
 
 
+def a(noun: str) -> str:
+    """`an image`, `a sequence`."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def scored(metric: str, figure: float | None) -> str:
+    """How good a design is: a share alone, and any other metric by its name."""
+    text = value(metric, figure)
+    return text if is_share(metric) else f"{label(metric)} {text}"
+
+
 def bits(choices: Choices) -> str:
-    """Weight and activation bits of each group, `ends` last: 5/6 3/6 8/8 8/8."""
+    """Weight and activation bits of each group: 5/6 3/6 8/8 8/8."""
     return " ".join(f"{p.weights}/{p.activations}" for p in precisions(choices))
 
 
 def group(name: str) -> str:
-    """A bit-width group: `first and last layer`, `stage 1`."""
+    """A bit-width group: `first and last layer`, `stage 1`, `embedding`."""
     if name == GROUPS[-1]:
         return "first and last layer"
     return re.sub(r"(\d+)$", lambda found: f" {int(found[1]) + 1}", name)

@@ -78,6 +78,8 @@ class Operation:
                 found.setdefault(f"{name}.{layer}", []).append(tensor)
             elif what == "table":
                 found[f"{name}.{layer}"] = [tensor]
+            elif what == "column":
+                found[f"{name}.{layer}"] = [tensor[:, None]]
             elif what == "rows":  # of a product whose outputs are rows: transposed in Keras
                 found.setdefault(f"{name}.{layer}", []).append(np.ascontiguousarray(tensor.T))
         return found
@@ -216,7 +218,9 @@ class Count:
         if table is None:
             shape = (vocabulary, x.width)
             self.parameters.append(Parameter(f"{name}/rows", shape, "kernel", x.width**-0.5))
-        self.parameters.append(Parameter(f"{name}/bias", (vocabulary,), "shift"))
+            self.parameters.append(Parameter(f"{name}/bias", (vocabulary,), "shift"))
+        else:  # a layer of its own in Keras
+            self.parameters.append(Parameter(f"{name}.bias/column", (vocabulary,), "shift"))
         row = workload.dense(
             f"{self.name}.{name}",
             in_features=x.width,

@@ -6,6 +6,7 @@ import traceback
 from pathlib import Path
 from typing import Protocol
 
+from nas.evaluators.language import Language
 from nas.evaluators.proxy import Proxy
 from nas.evaluators.shared_weights import SharedWeights
 from nas.evaluators.table import Table
@@ -18,10 +19,14 @@ class Evaluator(Protocol):
     """Lives in a worker process, or with the search where `in_process`; its options come from the
     run's `[evaluator]` table.
 
-    metrics: what it measures of a trial. final_metrics: what a final training adds, if it has any.
+    metrics: what it measures of a trial, the first of which says how good it is. final_metrics:
+    what a final training adds, if it has any. example, tested: what a batch is of, and what final
+    trainings are tested on many of, in words.
     """
 
     in_process: bool
+    example: str
+    tested: str
     metrics: tuple[str, ...]
     final_metrics: tuple[str, ...]
 
@@ -40,6 +45,7 @@ class Evaluator(Protocol):
 
 EVALUATORS = {
     "proxy": Proxy,
+    "language": Language,
     "shared_weights": SharedWeights,
     "zero_cost": ZeroCost,
     "table": Table,

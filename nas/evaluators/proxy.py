@@ -17,8 +17,8 @@ from nas import data
 from nas.augment import OFF, USUAL, Augmentation, augmentation, normalization_of, normalized
 from nas.distill import KerasTeacher, Lessons, TrainedTeacher
 from nas.run_dir import write_tensors
-from nas.trial import TRAINING_METRICS, Metrics
-from search_spaces import FAMILIES
+from nas.trial import Metrics
+from search_spaces import IMAGES
 from search_spaces.compression import compressions
 from search_spaces.precision import precisions, quantization_method
 from search_spaces.space import Choices, Space
@@ -30,7 +30,7 @@ WHOLE_UNTIL = 0.3  # of the steps, where kernels become factors of low rank
 class Proxy:
     """The evaluator of image classifiers.
 
-    family: of networks, in `search_spaces.FAMILIES`. dataset, path: as `nas.data.load`. epochs: of
+    family: of networks, in `search_spaces.IMAGES`. dataset, path: as `nas.data.load`. epochs: of
     a candidate; final_epochs: of a final training. images: how many training images a candidate
     sees, class-balanced; 0 for all. teacher: of candidates that choose one, the file of a Keras
     model (`distill.KerasTeacher`); if none is given, the family's `TEACHER` is trained for
@@ -38,7 +38,8 @@ class Proxy:
     """
 
     in_process = False
-    metrics = TRAINING_METRICS
+    example, tested = "image", "images"
+    metrics = ("accuracy", "loss", "train_loss")
     final_metrics = ("test_accuracy",)
 
     def __init__(
@@ -61,9 +62,11 @@ class Proxy:
         ):
             if value < least:
                 raise ValueError(f"evaluator.{name} is {value}; it must be at least {least}")
-        if family not in FAMILIES:
-            raise ValueError(f"no networks '{family}' to train; known: {', '.join(FAMILIES)}")
-        self.family, self.network = family, FAMILIES[family].network
+        if family not in IMAGES:
+            raise ValueError(
+                f"no networks '{family}' to train on images; known: {', '.join(IMAGES)}"
+            )
+        self.family, self.network = family, IMAGES[family].network
         self.dataset, self.path = dataset, path
         self.epochs, self.images, self.final_epochs = epochs, images, final_epochs
         self.teacher, self.teacher_epochs = teacher, teacher_epochs

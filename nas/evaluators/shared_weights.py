@@ -44,6 +44,7 @@ class SharedWeights:
     """
 
     in_process = False
+    example, tested = "image", "images"
     metrics, final_metrics = Proxy.metrics, Proxy.final_metrics
 
     def __init__(

@@ -46,6 +46,7 @@ class Table:
     """
 
     in_process = True  # a look-up is not worth a worker
+    example, tested = "example", "examples"
 
     def __init__(
         self,

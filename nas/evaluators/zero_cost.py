@@ -111,6 +111,7 @@ class ZeroCost:
     """
 
     in_process = False
+    example, tested = "image", "images"
     metrics, final_metrics = ("zero_cost",), Proxy.final_metrics
 
     def __init__(

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nas import words
-from nas.report import explain
+from nas.report import explain, results
 from nas.report.explain import Bound, Change
 from nas.report.findings import Findings
 from nas.report.page import Html, facts, fold, lines, paragraph, section, table, tag
+from nas.trial import TRAINING_METRICS
 from search_spaces import hardware, joint
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def chapter(found: Findings) -> Html:
         "The best design",
         paragraph(f"Trial {best['trial']}: {how}. {ranking(found.run)}"),
         tag("div", tag("div", *network), tag("div", design_facts(found)), class_="pair"),
+        written(found),
         costs(found),
     )
 
@@ -65,28 +67,48 @@ def design_facts(found: Findings) -> Html:
     family = found.run.config["space"]["accelerators"]
     technology_nm = hardware.configs_of([choices]).row(0)["technology_nm"]
     first = found.metrics[0]
-    in_search = f"{words.label(first)} {words.value(first, best[first])}"
-    if first == "accuracy":
-        in_search = f"{words.percent(best[first])} on validation images"
+    evaluator, example = found.run.evaluator, results.example(found)
+    in_search = words.scored(first, best[first])
+    if first in TRAINING_METRICS:
+        in_search += f" on validation {evaluator.tested}"
     rows = [
         ("Accelerator", words.accelerator(family, choices, best["area_mm2"], technology_nm)),
         ("Array utilization", words.percent(best["utilization"])),
         ("Serving batch", choices["serve.batch"]),
-        ("Throughput", f"{words.number(best['images_per_s'])} images a second"),
-        ("Multiply-adds", f"{words.quantity(best['macs'], '')} an image"),
-        ("DRAM traffic", f"{words.quantity(best['dram_bytes'], 'B')} an image"),
+        ("Throughput", f"{words.number(best['images_per_s'])} {evaluator.example}s a second"),
+        ("Multiply-adds", f"{words.quantity(best['macs'], '')} {words.a(example)}"),
+        ("DRAM traffic", f"{words.quantity(best['dram_bytes'], 'B')} {words.a(example)}"),
         ("Training batch", choices["train.batch"]),
         ("Learning rate", words.learning_rate(choices)),
         *techniques(found),
         ("In the search", in_search),
     ]
     if final:
+        tested = final[evaluator.final_metrics[0]]
         longer = (
-            f"{words.percent(final['accuracy'])} on validation images, "
-            f"{words.percent(final['test_accuracy'])} on {final['n_test']:,} untouched test images"
+            f"{words.scored(first, final[first])} on validation {evaluator.tested}, "
+            f"{words.value(first, tested)} on {final['n_test']:,} untouched test {evaluator.tested}"
         )
         rows.append((f"After {final['epochs']} epochs", longer))
     return facts(rows)
+
+
+def written(found: Findings) -> list[Html]:
+    """What a language model makes of the beginning of the validation text, where it was asked."""
+    final = found.best_final
+    if "written" not in final:
+        return []
+    tested = found.run.evaluator.final_metrics[0]
+    return [
+        tag("h3", "What it writes"),
+        tag("blockquote", tag("i", final["prompt"]), " ", final["written"]),
+        paragraph(
+            f"Begun by the validation text in italics, then drawn word by word, <eos> ending a "
+            f"sentence; at a test {words.label(found.metrics[0])} of "
+            f"{words.value(found.metrics[0], final[tested])}.",
+            class_="note",
+        ),
+    ]
 
 
 def techniques(found: Findings) -> list[tuple[str, str]]:

@@ -106,7 +106,7 @@ def front_chart(found: Findings) -> Html:
     figure.update_layout(margin={"l": 62, "r": 10, "t": 40, "b": 54}, hovermode="closest")
     if rest:
         levels = _ticks(10 ** shades.min(), 10 ** shades.max())
-        per_image = " per image" if rest[0] == "energy_j" else ""
+        per_image = f" per {found.run.evaluator.example}" if rest[0] == "energy_j" else ""
         figure.update_layout(
             coloraxis={
                 "colorscale": "Viridis",

@@ -13,7 +13,7 @@ from nas import pareto, words
 from nas.report import charts, drawing
 from nas.report.findings import Findings
 from nas.report.page import Html, paragraph, section, table, tag
-from nas.trial import Status
+from nas.trial import TRAINING_METRICS, Status
 
 N_CURVES = 6  # designs whose training is drawn
 N_REASONS = 6  # most common reasons shown
@@ -61,7 +61,8 @@ def metric_chart(found: Findings) -> Html:
     ids, name = [trial.id for trial in found.trained], words.label(goal)
     better = np.fmin if goal.startswith("-") else np.fmax
     values = (found.run.front(found.trained) * found.run.front.signs)[:, 0]
-    kind = "Validation accuracy" if found.run.sweep and name == "accuracy" else name.capitalize()
+    measured = found.run.sweep and goal.removeprefix("-") in TRAINING_METRICS
+    kind = f"Validation {name}" if measured else name.capitalize()
     caption = f"{kind} of each trial, and the best so far."
     form = ".0%" if words.is_share(goal.removeprefix("-")) else "~g"
     return charts.progress_chart(
@@ -199,5 +200,5 @@ def curve(metrics: dict) -> list[drawing.Point]:
     return [
         (float(point["epoch"]), float(point["accuracy"]))
         for point in metrics.get("curve", [])
-        if words.known(point["accuracy"])
+        if words.known(point.get("accuracy"))
     ]

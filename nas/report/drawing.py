@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from nas import words
+from nas.report import recurrent
 from nas.report.page import Html, lines, table, tag
+from nas.report.svg import BLUE, FAINT, INK, QUIET, Point, arc, label, node, text
 from nas.words import TIMES
 from search_spaces.cell import EDGES, N_NODES
 from search_spaces.precision import GROUPS, precisions
 from search_spaces.space import Choices
 
-INK, QUIET, FAINT, PAPER = "#1d2530", "#5d6876", "#dde2e8", "#ffffff"
-BLUE = "#1d5fa8"
 OPERATIONS = {  # of an edge -> colour, and how it is called
     "conv_3x3": ("#1f4f8f", f"3{TIMES}3 conv"),
     "conv_1x1": ("#4d94d0", f"1{TIMES}1 conv"),
@@ -27,8 +27,6 @@ OPERATIONS = {  # of an edge -> colour, and how it is called
 NODES = ("in", "1", "2", "out")
 BENDS = {(0, 2): -0.62, (1, 3): 0.62, (0, 3): -1.18}  # of an arc, in distances between nodes
 WIDTH, HEIGHT, LEFT, FOOT = 170, 96, 30, 16  # of a small chart, and the room for its labels
-
-Point = tuple[float, float]
 
 
 class Drawing(NamedTuple):
@@ -65,22 +63,34 @@ def cell_live(choices: Choices) -> set[tuple[int, int]]:
     return {(i, j) for i, j in edges if i in reached and j in needed}
 
 
+def ends_of(at: Sequence[Point], edge: tuple[int, int]) -> tuple[Point, Point]:
+    """Where an edge begins and ends."""
+    return at[edge[0]], at[edge[1]]
+
+
+def bend(at: Sequence[Point], edge: tuple[int, int]) -> float:
+    """How far the control point of an edge's arc lies below its nodes."""
+    return BENDS.get(edge, 0.0) * (at[1][0] - at[0][0])
+
+
 def cell_graph(choices: Choices) -> Html:
     """The cell: four nodes, and every edge that is built with the name of its operation."""
     gap, radius = 165.0, 17.0
     at = [(30 + gap * i, 118.0) for i in range(N_NODES)]
     alive = cell_live(choices)
     idle = [
-        _arc(at, edge, radius, FAINT, 1.5, dash="2 5")[0] for edge in EDGES if edge not in alive
+        arc(ends_of(at, edge), radius, FAINT, 1.5, bend=bend(at, edge), dash="2 5")[0] for edge in EDGES if edge not in alive
     ]
     arcs, labels = [], []
     for edge in sorted(alive):
         colour, name = OPERATIONS[choices["cell.edge{}{}".format(*edge)]]
-        arc, middle = _arc(at, edge, radius, colour, 2.5, arrow=True)
-        arcs.append(arc)
-        labels.append(_label(middle, name, colour))
-    ends = {node for edge in alive for node in edge}
-    nodes = [_node(at[i], radius, NODES[i], i in ends) for i in range(N_NODES)]
+        line, middle = arc(
+            ends_of(at, edge), radius, colour, 2.5, bend=bend(at, edge), arrow=True
+        )
+        arcs.append(line)
+        labels.append(label(middle, name, colour))
+    ends = {end for edge in alive for end in edge}
+    nodes = [node(at[i], radius, NODES[i], i in ends) for i in range(N_NODES)]
     title = tag("title", "The cell: " + cell_words(choices))
     return tag("svg", title, idle, arcs, nodes, labels, viewBox="0 0 555 186", role="img")
 
@@ -90,7 +100,13 @@ def cell_icon(choices: Choices) -> Html:
     at = [(4 + 18.0 * i, 15.0) for i in range(N_NODES)]
     alive = cell_live(choices)
     arcs = [
-        _arc(at, edge, 0, OPERATIONS[op][0], 1.2 if op == "skip" else 2.6)[0]
+        arc(
+            ends_of(at, edge),
+            0,
+            OPERATIONS[op][0],
+            1.2 if op == "skip" else 2.6,
+            bend=bend(at, edge),
+        )[0]
         for edge in sorted(alive)
         for op in [choices["cell.edge{}{}".format(*edge)]]
     ]
@@ -186,6 +202,14 @@ def nothing(*_: Choices) -> Html:
 PLAIN = Drawing(plain_brief, plain_detail, nothing, nothing, nothing, plain_stages)
 FAMILIES = {  # a family that is not here is shown by its choices alone
     "cell": Drawing(cell_brief, cell_words, cell_icon, cell_key, cell_figure, cell_stages),
+    "recurrent": Drawing(
+        recurrent.brief,
+        recurrent.detail,
+        recurrent.icon,
+        recurrent.key,
+        recurrent.figure,
+        recurrent.stages,
+    ),
 }
 
 
@@ -209,9 +233,9 @@ def curves(lines: Sequence[tuple[Sequence[Point], str]], frame: Frame) -> Html:
     for level in (frame.low, frame.high):
         _, y = frame.place((0, level))
         marks.append(tag("line", x1=LEFT, x2=WIDTH, y1=y, y2=y, stroke=FAINT))
-        marks.append(_text((LEFT - 5, y + 3.5), f"{level:.0%}", anchor="end", size=10))
+        marks.append(text((LEFT - 5, y + 3.5), f"{level:.0%}", anchor="end", size=10))
     epochs = f"{frame.longest:.0f} epochs"
-    marks.append(_text((WIDTH, HEIGHT - 3), epochs, anchor="end", size=10))
+    marks.append(text((WIDTH, HEIGHT - 3), epochs, anchor="end", size=10))
     for points, colour in lines:
         if points:
             places = [frame.place(point) for point in points]
@@ -219,75 +243,3 @@ def curves(lines: Sequence[tuple[Sequence[Point], str]], frame: Frame) -> Html:
             marks.append(tag("path", d=path, fill="none", stroke=colour, stroke_width=1.8))
             marks.append(tag("circle", cx=places[-1][0], cy=places[-1][1], r=2.4, fill=colour))
     return tag("svg", marks, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img")
-
-
-def _arc(
-    at: list[Point],
-    edge: tuple[int, int],
-    radius: float,
-    colour: str,
-    thick: float,
-    *,
-    dash: str | None = None,
-    arrow: bool = False,
-) -> tuple[Html, Point]:
-    """An edge from rim to rim of its nodes, and its middle."""
-    (x0, y0), (x1, y1) = at[edge[0]], at[edge[1]]
-    bend = BENDS.get(edge, 0.0) * (at[1][0] - at[0][0])
-    control = (x0 + x1) / 2, y0 + bend
-    slope = math.atan2(control[1] - y0, control[0] - x0)
-    reach = radius + (9 if arrow else 0)
-    start = x0 + radius * math.cos(slope), y0 + radius * math.sin(slope)
-    end = x1 - reach * math.cos(slope), y1 + reach * math.sin(slope)
-    middle = (
-        (start[0] + 2 * control[0] + end[0]) / 4,
-        (start[1] + 2 * control[1] + end[1]) / 4,
-    )
-    path = "M{:.1f} {:.1f} Q{:.1f} {:.1f} {:.1f} {:.1f}".format(*start, *control, *end)
-    line = tag(
-        "path", d=path, fill="none", stroke=colour, stroke_width=thick, stroke_dasharray=dash
-    )
-    return Html(line + _head(end, -slope, colour)) if arrow else line, middle
-
-
-def _head(end: Point, angle: float, colour: str) -> Html:
-    """An arrow's head whose base is at `end`."""
-    tip = end[0] + 9 * math.cos(angle), end[1] + 9 * math.sin(angle)
-    side = 4.5 * math.sin(angle), 4.5 * math.cos(angle)
-    corners = tip, (end[0] + side[0], end[1] - side[1]), (end[0] - side[0], end[1] + side[1])
-    path = "M" + " L".join(f"{x:.1f} {y:.1f}" for x, y in corners) + " Z"
-    return tag("path", d=path, fill=colour)
-
-
-def _node(at: Point, radius: float, name: str, used: bool) -> Html:
-    colour = INK if used else FAINT
-    ring = tag("circle", cx=at[0], cy=at[1], r=radius, fill=PAPER, stroke=colour, stroke_width=1.6)
-    return Html(ring + _text((at[0], at[1] + 4.5), name, colour=INK if used else QUIET))
-
-
-def _label(at: Point, name: str, colour: str) -> Html:
-    """An operation's name on its edge, on paper that hides the line."""
-    width = 6.6 * len(name) + 9
-    back = tag(
-        "rect",
-        x=f"{at[0] - width / 2:.1f}",
-        y=f"{at[1] - 9:.1f}",
-        width=f"{width:.1f}",
-        height=18,
-        fill=PAPER,
-    )
-    return Html(back + _text((at[0], at[1] + 4.2), name, colour=colour, size=12))
-
-
-def _text(
-    at: Point, text: str, *, colour: str = QUIET, anchor: str = "middle", size: int = 13
-) -> Html:
-    return tag(
-        "text",
-        text,
-        x=f"{at[0]:.1f}",
-        y=f"{at[1]:.1f}",
-        fill=colour,
-        text_anchor=anchor,
-        font_size=size,
-    )

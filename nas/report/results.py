@@ -9,6 +9,8 @@ from nas import words
 from nas.report import charts
 from nas.report.findings import Findings
 from nas.report.page import Html, fold, lines, paragraph, section, table, tag, text
+from nas.trial import TRAINING_METRICS
+from search_spaces import precision
 
 if TYPE_CHECKING:
     import pandas
@@ -48,7 +50,7 @@ def summary(found: Findings) -> str:
         return f"{text}{', at ' if others else ''}{words.listed(others)}."
     return (
         f"{text}. It serves {batch(found)} in {words.quantity(best['latency_s'], 's')}, "
-        f"at {words.quantity(best['energy_j'], 'J')} an image, on an accelerator of "
+        f"at {words.quantity(best['energy_j'], 'J')} {words.a(example(found))}, on an accelerator of "
         f"{words.number(best['area_mm2'])}{words.SPACE}mm²."
     )
 
@@ -57,13 +59,16 @@ def reached(found: Findings) -> str:
     """How good the best design is, at the end of its final training where it had one."""
     best, first = found.board.iloc[0], found.metrics[0]
     final = found.best_final
-    if words.known(final.get("n_test")):  # on images that were kept apart
-        share, n_test = final["test_accuracy"], final["n_test"]
-        error = words.number(100 * words.standard_error(share, n_test), 2)
-        seen = f"{n_test:,} test images that the search never saw"
-        return f"{words.percent(share)} (± {error}) on {seen}"
-    if found.run.sweep and first == "accuracy":
-        return f"{words.percent(best[first])} on validation images"
+    evaluator = found.run.evaluator
+    if words.known(final.get("n_test")):  # on examples that were kept apart
+        tested, n_test = evaluator.final_metrics[0], final["n_test"]
+        text = words.scored(first, final[tested])
+        if words.is_share(first):
+            error = words.number(100 * words.standard_error(final[tested], n_test), 2)
+            text += f" (± {error})"
+        return f"{text} on {n_test:,} test {evaluator.tested} that the search never saw"
+    if found.run.sweep and first in TRAINING_METRICS:
+        return f"{words.scored(first, best[first])} on validation {evaluator.tested}"
     text = f"{words.label(first)} {words.value(first, best[first])}"
     columns = [c for c in found.final_columns if words.known(best[c])]
     finals = [f"{words.label(c)} {words.value(c, best[c])}" for c in columns]
@@ -72,7 +77,14 @@ def reached(found: Findings) -> str:
 
 def batch(found: Findings) -> str:
     n = found.designs[0]["serve.batch"]
-    return "one image" if n == 1 else f"a batch of {n}"
+    return f"one {example(found)}" if n == 1 else f"a batch of {n}"
+
+
+def example(found: Findings) -> str:
+    """What a batch is of: an image; a sequence of so many words."""
+    n_words = found.designs[0].get("serve.words")
+    name = found.run.evaluator.example
+    return name if n_words is None else f"{name} of {words.count(n_words, 'word')}"
 
 
 def key_figures(found: Findings) -> Html:
@@ -81,11 +93,11 @@ def key_figures(found: Findings) -> Html:
     names = {m: f"{words.label(m)} in the search" for m in found.metrics[:1]}
     names |= {m: words.label(m) for m in found.metrics[1:]}
     if found.run.sweep:
-        if found.metrics[0] == "accuracy":
-            names["accuracy"] = "validation accuracy in the search"
+        if (first := found.metrics[0]) in TRAINING_METRICS:
+            names[first] = f"validation {words.label(first)} in the search"
         names |= {
             "latency_s": f"latency of {batch(found)}",
-            "energy_j": "energy of an image",
+            "energy_j": f"energy of {words.a(example(found))}",
             "area_mm2": "area of the accelerator",
             "weight_bytes": f"{int(best['params']):,} weights",
         }
@@ -125,8 +137,8 @@ def leaderboard(found: Findings) -> Html:
         else words.count(len(networks), noun)
     )
     priced = (
-        ", each on its best accelerator. Bits are of weights/activations in the three stages, then "
-        "in the first and last layer"
+        ", each on its best accelerator. Bits are of weights/activations in "
+        f"{words.listed([words.group(g) for g in precision.groups(found.designs[0])])}"
     )
     return section(
         "The leaderboard",

@@ -1,0 +1,246 @@
+"""Language models: priced, built, trained, scored and exported alike."""
+
+import keras
+import numpy as np
+import pytest
+
+from nas import language, text
+from nas.export import filled
+from nas.language import TextRecipe, TextTrainer, zero_state
+from nas.layout import Layout
+from nas.program import Switches
+from search_spaces import joint, recurrent
+from search_spaces.ops import Precision
+from search_spaces.precision import precisions
+from search_spaces.sequence import LanguageModel
+
+WORDS = 40
+CELLS = ("dag", "tree", "lstm", "gru")
+SMALL = {"rnn.units": 32, "embed.width": 64, "rnn.layers": [1, 2], "embed.rank": [0, 16],
+         "tree.leaves": [2, 4], "dag.nodes": [1, 2, 3, 5], "dag.gates": ["highway", "none"]}  # fmt: skip
+
+
+def designs(n, seed=0, **narrowed):
+    """Choices of n random language models of each cell, small ones over few words."""
+    rng, found = np.random.default_rng(seed), []
+    for cell in CELLS:
+        given = {name: v for name, v in {**SMALL, **narrowed}.items()
+                 if name.partition(".")[0] not in ("dag", "tree") or name.startswith(cell)}  # fmt: skip
+        space = joint("recurrent").restrict({**given, "rnn.cell": cell})
+        found += [space.decode(row) | {"text.vocabulary": WORDS} for row in space.sample(n, rng)]
+    return found
+
+
+def markov_text(n, seed=0):
+    """Word numbers of a chain in which every word has three that may follow."""
+    rng = np.random.default_rng(seed)
+    follows = np.random.default_rng(1).integers(0, WORDS, (WORDS, 3))
+    tokens = np.zeros(n, np.int32)
+    for i, which in enumerate(rng.integers(0, 3, n - 1)):
+        tokens[i + 1] = follows[tokens[i], which]
+    return tokens
+
+
+def recipe(bits=8, **given):
+    settings = dict(batch=8, words=12, epochs=2, learning_rate=0.01, warmup=0.1,
+                    weight_bits=(bits,) * 3, activation_bits=(bits,) * 3, samples=16)  # fmt: skip
+    return TextRecipe(**{**settings, **given})
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    return TextTrainer()
+
+
+def keras_macs(model):
+    """Multiply-accumulates of one word, counted from the built layers and products alone."""
+    total = 0
+    for op in model.operations:
+        if isinstance(op, keras.layers.Dense):
+            total += int(np.prod(op.kernel.shape))
+        elif type(op).__name__ == "Matmul":
+            x, y = op._inbound_nodes[0].input_tensors
+            total += int(np.prod(y.shape[-2:])) * int(np.prod(x.shape[1:-1], initial=1))
+    return total
+
+
+@pytest.mark.parametrize("choices", designs(3))
+def test_priced_and_built_models_agree(choices):
+    model, network = recurrent.build(choices), recurrent.network(choices)
+    table = recurrent.layers(choices)
+    n_words = choices["serve.batch"] * choices["serve.words"]
+    assert table.params[0] == model.count_params()
+    assert table.macs[0] == n_words * keras_macs(model) == n_words * network.macs
+    learned = Layout(network)
+    assert table.params[0] == sum(learned.parts[:2])
+    assert model.outputs[0].shape == (None, WORDS)
+    states = [tuple(s.shape[1:]) for s in model.inputs[1:]]
+    assert states == [tuple(s.shape[1:]) for s in model.outputs[1:]] == network.state_shapes
+
+
+def stepped(model, words, there):
+    """Mean -ln p of targets by a Keras model called word by word."""
+    state = [keras.ops.zeros((words.shape[1], *s.shape[1:])) for s in model.inputs[1:]]
+    total = 0.0
+    for before, after, real in zip(words[:-1], words[1:], there, strict=True):
+        scores, *state = model([keras.ops.convert_to_tensor(before), *state])
+        scores = np.asarray(scores, np.float64)
+        log_sum = np.log(np.exp(scores - scores.max(1, keepdims=True)).sum(1)) + scores.max(1)
+        total += (log_sum - scores[np.arange(len(after)), after])[real].sum()
+    return total / there.sum()
+
+
+@pytest.mark.parametrize(("choices", "bits"), zip(
+    designs(1, seed=5, **{"embed.tied": True}) + designs(1, seed=6, **{"embed.tied": False}),
+    [4, 6, 32, 4, 8, 4, 5, 32]))  # fmt: skip
+def test_the_exported_model_scores_what_the_trained_one_does(choices, bits, trainer, tmp_path):
+    network = recurrent.network(choices)
+    trained = trainer.fit(network, markov_text(500), recipe(bits, dropout=0.1), seed=0)
+    model, kernels = filled(network, trained.tensors(), [Precision(bits, bits)] * 3)
+    model.save(tmp_path / "model.keras")
+    model = keras.models.load_model(tmp_path / "model.keras")
+    held_out = markov_text(210, seed=7)
+    _, loss = trained.score(held_out, first=0)
+    words, there = text.streams(held_out, language.SCORE_STREAMS, 0)
+    assert stepped(model, words, there) == pytest.approx(loss, abs=1e-4)
+    assert {grid["bits"] for grid in kernels.values()} == {bits}
+    assert len(kernels) == len(Layout(network).kernels)
+
+
+def test_scores_are_those_of_a_plain_lstm(trainer):
+    """The full softmax over an LSTM written down in NumPy, weight by weight."""
+    choices = designs(1, **{"rnn.layers": 1, "embed.rank": 0, "embed.tied": False})[2]
+    assert choices["rnn.cell"] == "lstm"
+    network = recurrent.network(choices)
+    trained = trainer.fit(network, markov_text(1500), recipe(32), seed=3)
+    named = trained.tensors()
+    tokens = markov_text(90, seed=8)
+
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x))
+
+    h, c, total, before = np.zeros(32), np.zeros(32), 0.0, 5
+    for word in tokens:
+        x = named["embedding/words/table"][before].astype(np.float64)
+        sums = x @ named["cell0/input/kernel"] + named["cell0/input/bias"]
+        i, f, g, o = np.split(sums + h @ named["cell0/state/kernel"], 4)
+        c = sigmoid(f + 1) * c + sigmoid(i) * np.tanh(g)
+        h = sigmoid(o) * np.tanh(c)
+        scores = h @ named["output/scores/rows"].T + named["output/scores/bias"]
+        total += np.log(np.exp(scores).sum()) - scores[word]
+        before = word
+    words, state, found = np.append(5, tokens)[:, None], zero_state(network, 1), []
+    bits = np.full(3, 32, np.int32)
+    trained.program.set_values(trained.values)
+    for piece in (words[:41], words[40:]):  # the state goes on
+        losses, state = trained.program.losses(piece, bits, bits, state)
+        found.append(losses)
+    assert np.concatenate(found).sum() == pytest.approx(total, rel=1e-5)
+    found = trained.program.scores(words, bits, bits, zero_state(network, 1))[0]
+    np.testing.assert_allclose(found[0], scores, atol=1e-4)
+
+
+@pytest.mark.parametrize("choices", designs(1, seed=11, **{"rnn.layers": 1}))
+def test_training_learns_what_follows(choices, trainer):
+    """Three words may follow each, so that a perplexity of 3 is the least there is."""
+    if choices["rnn.cell"] in ("dag", "tree"):  # functions that all learn it
+        usual = {"function": "tanh", "combine": "add"}
+        choices = {k: usual.get(k.rpartition(".")[2], v) for k, v in choices.items()}
+    network = recurrent.network(choices)
+    tokens = markov_text(6_000)
+    trained = trainer.fit(network, tokens, recipe(epochs=4, learning_rate=0.04), seed=0)
+    perplexity, loss = trained.score(markov_text(1000, seed=9), first=0)
+    assert perplexity == pytest.approx(np.exp(loss)) and 2.8 < perplexity < 8
+    losses = [point["loss"] for point in trained.curve]
+    assert losses == sorted(losses, reverse=True) and len(losses) == 4
+
+
+def test_equal_seeds_give_equal_bits_whatever_ran_before(trainer):
+    network = recurrent.network(designs(1)[0])
+    settings = recipe(dropout=0.3)
+    first = trainer.fit(network, markov_text(1500), settings, seed=4)
+    trainer.fit(network, markov_text(1500), settings, seed=5)
+    again = trainer.fit(network, markov_text(1500), settings, seed=4)
+    np.testing.assert_array_equal(first.values, again.values)
+    other = trainer.fit(network, markov_text(1500), settings, seed=6)
+    assert (other.values != first.values).mean() > 0.9
+
+
+def test_a_sampled_softmax_of_every_word_is_the_full_one(trainer):
+    """With the exact expectations in place of draws, both have the same loss and gradient."""
+    network = recurrent.network(designs(1, **{"embed.tied": False})[2])
+    layout, words = Layout(network), markov_text(8 * 13).reshape(13, 8)
+    bits, state = np.full(3, 32, np.int32), zero_state(network, 8)
+    values, every = layout.initial(0, bits), np.arange(WORDS, dtype=np.int32)
+    moved, losses = [], []
+    expected = (every, np.zeros(WORDS, np.float32), np.zeros((12, 8), np.float32))
+    for sampled in (False, True):
+        switches = Switches(quantizer="", optimizer="momentum", sampled=sampled)
+        program = trainer.program(network, switches)
+        program.start(values)
+        seed = np.zeros(2, np.int32)
+        drawn = expected if sampled else ()
+        losses.append(program.step(words, bits, bits, 0.5, 0.0, seed, *drawn, *state)[0])
+        moved.append(program.get_values())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    np.testing.assert_allclose(*moved, atol=1e-5)
+    assert np.abs(moved[0] - values).max() > 1e-3
+
+
+def test_gradients_are_clipped(trainer):
+    network = recurrent.network(designs(1)[3])
+    program = trainer.program(network, Switches("", optimizer="momentum", sampled=False))
+    layout, bits = Layout(network), np.full(3, 32, np.int32)
+    values = 3 * layout.initial(0, bits)
+    program.start(values)
+    words = markov_text(8 * 13).reshape(13, 8)
+    program.step(words, bits, bits, 1.0, 0.0, np.zeros(2, np.int32), *zero_state(network, 8))
+    moved = np.linalg.norm(program.get_values() - values)
+    # Nesterov's first step is 1 + 0.9 gradients, and weight decay's part is small
+    assert moved < 1.9 * (language.CLIP_NORM + 5e-4 * np.linalg.norm(values)) * 1.01
+
+
+def test_a_known_cell_counts_what_it_is_known_for():
+    [choices] = [c for c in designs(1, **{"rnn.layers": 1, "embed.rank": 0}) if c["rnn.cell"] == "lstm"]
+    rows = {row.name: row for row in recurrent.network(choices).steps[1].op.cost(
+        "cell", [(64,)], Precision(4, 8), batch=3, steps=7)}  # fmt: skip
+    assert (rows["cell.input"].m, rows["cell.input"].k, rows["cell.input"].n) == (21, 64, 128)
+    state = rows["cell.state"]
+    assert (state.m, state.k, state.n, state.steps) == (21, 32, 128, 7), "words wait in turn"
+    assert state.weight_bits == 4 and rows["cell.gates"].steps == 7
+    assert rows["cell.gates"].output_bits == 8
+
+
+def test_a_tied_table_is_stored_once_and_multiplied_in_its_own_bits():
+    [choices] = designs(1, **{"embed.tied": True, "embed.rank": 0, "rnn.layers": 1})[3:]
+    choices |= {"bits.weights.embedding": 3, "bits.weights.output": 8, "embed.width": 32}
+    table = recurrent.layers(choices)
+    scores = list(table.names).index("output.scores")
+    assert table.weight_bits[scores] == 3 and table.params[0] < 2 * WORDS * 32 + 10_000
+    assert table.row_params[scores] == WORDS, "its biases"
+    untied = recurrent.layers(choices | {"embed.tied": False})
+    assert untied.params[0] - table.params[0] == WORDS * 32
+    assert untied.weight_bits[list(untied.names).index("output.scores")] == 8
+
+
+def test_serving_is_priced_by_the_words_of_a_sequence():
+    [choices] = designs(1)[:1]
+    one, many = (recurrent.layers(choices | {"serve.words": n}) for n in (1, 35))
+    assert many.macs[0] == 35 * one.macs[0] and many.params[0] == one.params[0]
+    lookups = [t.gather_bytes[0] for t in (one, many)]
+    assert lookups[1] == 35 * lookups[0] > 0, "random reads"
+
+
+def test_models_that_only_serve_otherwise_share_a_program():
+    [choices] = designs(1)[:1]
+    network = recurrent.network(choices)
+    again = recurrent.network(choices | {"serve.words": 128, "train.words": 8})
+    assert network == again and hash(network) == hash(again)
+    assert again.layers(precisions(choices), 1).macs[0] == 128 * network.macs
+    assert isinstance(again, LanguageModel)
+
+
+def test_a_text_shorter_than_a_step_is_refused(trainer):
+    network = recurrent.network(designs(1)[0])
+    with pytest.raises(ValueError, match="train.words 12 is longer than the data: 90 words in 8"):
+        trainer.fit(network, markov_text(90), recipe(), seed=0)
