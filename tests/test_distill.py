@@ -10,7 +10,8 @@ from nas.augment import OFF, Augmentation, View
 from nas.distill import KerasTeacher, Lessons, TrainedTeacher
 from nas.evaluators.proxy import Proxy
 from nas.train import Recipe, Trainer
-from search_spaces import FAMILIES, cell
+from search_spaces import IMAGES as FAMILIES
+from search_spaces import cell
 
 RNG = np.random.default_rng(0)
 CENTRES = RNG.normal(0, 1, (10, 16, 16, 3))

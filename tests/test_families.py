@@ -9,7 +9,8 @@ from test_ops import keras_macs, keras_params
 from nas import config as configuration
 from nas.evaluators.proxy import Proxy
 from nas.train import Recipe, Trainer
-from search_spaces import FAMILIES, joint, mobile, nasnet
+from search_spaces import IMAGES as FAMILIES
+from search_spaces import joint, mobile, nasnet
 from search_spaces.network import IMAGE
 from search_spaces.ops import Activation, Add, Concat, DepthwiseConvolution
 from search_spaces.precision import GROUPS, precisions
@@ -233,7 +234,7 @@ def test_the_evaluator_trains_the_family_of_the_run(family):
     config = configuration.complete({"space": {"network": family}})
     assert "family" not in config["evaluator"], "it is the space's"
     assert configuration.make_evaluator(config).network is FAMILIES[family].network
-    with pytest.raises(ValueError, match="no networks 'mobil' to train; known: cell, nasnet"):
+    with pytest.raises(ValueError, match="no networks .mobil. to train on images; known: cell, nas"):
         Proxy(family="mobil")
     with pytest.raises(ValueError, match="family"):
         configuration.complete({"evaluator": {"name": "proxy", "family": family}})

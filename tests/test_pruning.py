@@ -16,7 +16,8 @@ from nas.layout import Layout
 from nas.program import Program, Switches
 from nas.pruning import Pattern, Pruning, best, milestones, shrinkage, swapped
 from nas.train import Recipe, Stepper, Trainer, first_values
-from search_spaces import FAMILIES, cell, joint
+from search_spaces import IMAGES as FAMILIES
+from search_spaces import cell, joint
 from search_spaces.compression import UNCOMPRESSED, Compression, compressions, n_kept, narrowed
 from search_spaces.network import IMAGE, Network, Plan
 from search_spaces.ops import Activation, Convolution, Dense, DepthwiseConvolution
