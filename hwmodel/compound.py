@@ -146,7 +146,7 @@ def attention(
     vector = _vector_options(options)
     return [
         *projections,
-        _product_of_activations(
+        product_of_activations(
             f"{name}.scores", batch, heads, (sequence, head_size, n_keys), vector
         ),
         elementwise(
@@ -157,7 +157,7 @@ def attention(
             ops_per_element=SOFTMAX_OPS,
             **vector,
         ),
-        _product_of_activations(
+        product_of_activations(
             f"{name}.context", batch, heads, (sequence, n_keys, value_size), vector
         ),
         dense(
@@ -310,7 +310,8 @@ def _gates(name, n_gates, ops, *, steps, units, batch, return_sequences, **optio
     )
 
 
-def _product_of_activations(name, batch, heads, shape, options) -> Row:
+def product_of_activations(name, batch, heads, shape, options) -> Row:
+    """`batch`·`heads` products (m, k, n) = `shape` of two activations."""
     m, k, n = shape
     row = make_row(
         name,

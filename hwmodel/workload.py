@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hwmodel.compound import attention, expert_loads, gru, lstm, mixture_of_experts
+from hwmodel.compound import (
+    attention,
+    expert_loads,
+    gru,
+    lstm,
+    mixture_of_experts,
+    product_of_activations,
+)
 from hwmodel.layer_row import (
     ATTENTION,
     BIAS_BITS,
@@ -64,6 +71,7 @@ __all__ = [
     "mixture_of_experts",
     "normalization",
     "pool",
+    "product_of_activations",
     "transposed_conv",
     "with_storage",
 ]

@@ -31,13 +31,14 @@ from search_spaces.quantizers import (
     quantize_rows,
     quantize_weights,
 )
-from search_spaces.sequence import TABLES, LanguageModel
+from search_spaces.sequence import HASH_MARGIN, TABLES, LanguageModel
 from search_spaces.training import REFERENCE_BATCH
 
 CLIP_NORM = 1.0  # of the gradient over everything learned
 SAMPLING_POWER = 0.75  # words are drawn by their counts to this power
 SCORE_STREAMS, SCORE_WORDS = 50, 100  # a text is scored in so many streams, so many words at once
 CLIP_WORDS = 8  # of each stream, from which the first clips take their range
+UNSEEN = -1e9  # score of an entry that is not there
 RIGHT_AGAIN = 1e9  # what a drawn word loses that is the right one
 
 
@@ -77,6 +78,8 @@ class Graph:
     def __init__(self, weights: Sequence[dict], activation_bits, finish: Callable, drop=None):
         self.weights, self.bits, self.finish, self.drop = weights, activation_bits, finish, drop
         self.n_drops = 0
+        self.loads: list = []  # words of each expert
+        self.penalties: list = []  # what is added to the loss in training
 
     def enter(self, i: int, step: Step) -> None:
         self.name, self.group, self.own = step.name, step.group, self.weights[i]
@@ -129,6 +132,96 @@ class Graph:
     def split(self, x, n):
         return tf.split(x, n, -1)
 
+    def compared(self, query, key, keys, heads, slots):
+        size = query.shape[-1] // heads
+        every = self._joined(keys, key)  # [n, slots + steps, .]
+        of_heads = [tf.shape(every)[0], tf.shape(every)[1], heads, size]
+        n_steps = tf.shape(query)[0]
+        scores = tf.einsum(
+            "tnhk,nshk->nhts",
+            tf.reshape(query, [n_steps, -1, heads, size]),
+            tf.reshape(every, of_heads),
+        )
+        # of a step the `slots` entries before its own
+        age = tf.range(tf.shape(every)[1])[None] - tf.range(n_steps)[:, None]
+        seen = (age >= 0) & (age < slots)
+        shares = tf.nn.softmax(tf.where(seen, scores * size**-0.5, UNSEEN))
+        return shares, every[:, -slots:]
+
+    def collected(self, shares, value, values, heads, slots):
+        every = self._joined(values, value)
+        shape = [tf.shape(every)[0], tf.shape(every)[1], heads, value.shape[-1] // heads]
+        found = tf.einsum("nhts,nshv->tnhv", shares, tf.reshape(every, shape))
+        found = tf.reshape(found, tf.shape(value))
+        found.set_shape(value.shape)
+        return found, every[:, -slots:]
+
+    @staticmethod
+    def _joined(kept, new):
+        """Entries [n, slots, width] and those of all steps [steps, n, width] behind them."""
+        return tf.concat([kept, tf.transpose(new, [1, 0, 2])], 1)
+
+    def recalled(self, address, value, table, last, slots):
+        b = slots.bit_length() - 1
+        signs = tf.cast(address[..., :b] > HASH_MARGIN, tf.int32)
+        now = tf.transpose(tf.reduce_sum(signs * 2 ** np.arange(b, dtype=np.int32), -1))
+        into = tf.concat([tf.cast(last, tf.int32), now[:, :-1]], 1)  # [n, steps]
+        steps = tf.range(tf.shape(now)[1])
+        earlier = steps[None, :] <= steps[:, None]
+        same = tf.equal(now[:, :, None], into[:, None, :]) & earlier  # [n, reader, writer]
+        writer = tf.reduce_max(tf.where(same, steps, -1), -1)
+        every = self._joined(table, value)
+        found = tf.gather(every, tf.where(writer >= 0, slots + writer, now), batch_dims=1)
+        # of the entries, those written, by the last that did
+        entries = tf.range(slots)
+        wrote = tf.equal(entries[None, :, None], into[:, None, :])  # [n, slots, steps]
+        writer = tf.reduce_max(tf.where(wrote, steps, -1), -1)
+        table = tf.gather(every, tf.where(writer >= 0, slots + writer, entries), batch_dims=1)
+        found = tf.transpose(found, [1, 0, 2])
+        found.set_shape(value.shape)
+        return found, (table, tf.cast(now[:, -1:], tf.float32))
+
+    def outer_sum(self, a, b):
+        joined = a[..., :, None] + b[..., None, :]
+        return tf.reshape(joined, [*tf.unstack(tf.shape(a)[:-1]), a.shape[-1] * b.shape[-1]])
+
+    def experts(self, x, scores, experts):
+        """Words are sorted by expert, and those of each experts in use are one product of a batch;
+        none is left out."""
+        width, hidden, active = x.shape[-1], experts.hidden, experts.active
+        flat, scores = tf.reshape(x, [-1, width]), tf.reshape(scores, [-1, experts.n])
+        if self.drop is not None:
+            shape, seed = tf.shape(scores), self.drop[1]
+            scores += tf.random.stateless_normal(shape, seed - 1) / experts.n
+        best, which = tf.math.top_k(scores, active)  # [words, active]
+        load = tf.math.bincount(tf.reshape(which, [-1]), minlength=experts.n, dtype=tf.float32)
+        self.loads.append(load)
+        chance = tf.reduce_mean(tf.nn.softmax(scores), 0)
+        even = experts.n * tf.reduce_sum(load / tf.reduce_sum(load) * chance)
+        self.penalties.append(experts.balance * even)
+
+        used, at = tf.unique(tf.reshape(which, [-1]))  # at: [words · active] place among the used
+        n_used = tf.shape(used)[0]
+        counts = tf.math.bincount(at, minlength=n_used)
+        longest = tf.reduce_max(counts)
+        order = tf.argsort(at, stable=True)
+        place = tf.range(tf.shape(at)[0]) - tf.gather(tf.cumsum(counts, exclusive=True),
+                                                      tf.gather(at, order))  # fmt: skip
+        slot = tf.gather(at, order) * longest + place
+        word = order // active
+        source = tf.scatter_nd(slot[:, None], word + 1, [n_used * longest])
+        padded = tf.concat([tf.zeros([1, width]), flat], 0)
+        y = tf.reshape(tf.gather(padded, source), [n_used, longest, width])
+        y = tf.matmul(y, tf.reshape(self.own["up/table"].at(used), [-1, width, hidden]))
+        y = self.quantized("inner", tf.nn.relu(y))
+        y = tf.matmul(y, tf.reshape(self.own["down/table"].at(used), [-1, hidden, width]))
+        y = tf.gather(tf.reshape(y, [-1, width]), slot)  # [words · active, width], sorted
+        shares = tf.gather(tf.reshape(tf.nn.softmax(best), [-1]), order)
+        y = tf.math.unsorted_segment_sum(y * shares[:, None], word, tf.shape(flat)[0])
+        y = tf.reshape(y, tf.shape(x))
+        y.set_shape(x.shape)
+        return y
+
     def function(self, name, x):
         return x if name == "identity" else getattr(tf, name, tf.nn.relu)(x)
 
@@ -173,10 +266,11 @@ class LanguageProgram(Program):
         loss, _, *state = self._step(*arguments, *self._powers())
         return loss, state
 
-    def losses(self, words, weight_bits, activation_bits, state) -> tuple[np.ndarray, list]:
-        """(-ln p of each target by the whole vocabulary [steps, n], new state)."""
-        found, *state = self._losses(words, weight_bits, activation_bits, *state)
-        return found, state
+    def losses(self, words, weight_bits, activation_bits, state) -> tuple:
+        """(-ln p of each target by the whole vocabulary [steps, n], words that each expert was
+        given [experts], new state)."""
+        found, loads, *state = self._losses(words, weight_bits, activation_bits, *state)
+        return found, loads, state
 
     def scores(self, words, weight_bits, activation_bits, state) -> tuple[np.ndarray, list]:
         """(scores of what follows the last but one row [n, vocabulary], new state); the last row
@@ -204,26 +298,41 @@ class LanguageProgram(Program):
         before, targets = words[:-1], words[1:]
 
         def read(finish, drop=None):
-            return self.network.run(Graph(weights, activation_bits, finish, drop), before, state)
+            reader = Graph(weights, activation_bits, finish, drop)
+            return *self.network.run(reader, before, state), reader
 
         def trained(x, table, bias):
             if not drawn:
                 return self._full_loss(x, table, bias, targets)
             return self._sampled_loss(x, table, bias, targets, *drawn)
 
-        losses, kept = read(trained, (share, seed))
+        losses, kept, reader = read(trained, (share, seed))
         loss = tf.reduce_mean(losses)
-        [gradient] = tf.gradients(loss, [values])
+        [gradient] = tf.gradients(loss + sum(reader.penalties), [values])
         gradient = tf.clip_by_norm(gradient, CLIP_NORM)
         update = self._update(values, gradient, rate, powers)
         call = self.session.make_callable
         arguments = [words, *bits, rate, share, seed, *drawn, *state, *powers]
         self._step = call([loss, update, *kept], arguments)
-        (x, table, bias), kept = read(lambda *given: given)
+        (x, table, bias), kept, reader = read(lambda *given: given)
         losses = self._full_loss(x, table, bias, targets)
-        self._losses = call([losses, *kept], [words, *bits, *state])
+        loads = tf.concat([*reader.loads, tf.zeros(0)], 0)
+        self._losses = call([losses, loads, *kept], [words, *bits, *state])
         scores = self._all(x[-1:], table, bias)[0]
         self._scores = call([scores, *kept], [words, *bits, *state])
+
+    def _update(self, values, gradient, rate, powers):
+        """As of `Program`; but Adam, whose every step is about the rate, moves clips and
+        quantization steps by that share of themselves: many are smaller than a rate."""
+        if self.switches.optimizer != "adam":
+            return super()._update(values, gradient, rate, powers)
+        first = sum(self.layout.parts[:2])
+        ranges = values[first:]
+        with tf.control_dependencies([ranges]):
+            moved = super()._update(values, gradient, rate, powers)
+        with tf.control_dependencies([moved]):
+            change = self.values.read_value()[first:] - ranges
+            return self.values[first:].assign(ranges + tf.abs(ranges) * change).op
 
     def _weights(self, values, weight_bits, activation_bits):
         """Per step of the model its tensors by name: tables as they are, others quantized."""
@@ -320,6 +429,15 @@ class TextRecipe:
         )
 
 
+class Score(NamedTuple):
+    """perplexity: exp of loss, the mean -ln p. load_variation: the coefficient of variation of the
+    words that each expert was given, where there are experts."""
+
+    perplexity: float
+    loss: float
+    load_variation: float | None
+
+
 @dataclass(frozen=True)
 class TrainedText:
     """What a training leaves.
@@ -345,18 +463,18 @@ class TrainedText:
     def _bits(self) -> tuple[np.ndarray, np.ndarray]:
         return np.int32(self.recipe.weight_bits), np.int32(self.recipe.activation_bits)
 
-    def score(self, tokens: np.ndarray, first: int) -> tuple[float, float]:
-        """(perplexity, mean -ln p) of every word of a text by the whole vocabulary, the state
-        carried on; first: the word before it."""
+    def score(self, tokens: np.ndarray, first: int) -> Score:
+        """Of every word of a text by the whole vocabulary, the state carried on; first: the word
+        before it."""
         self.program.set_values(self.values)
         words, there = streams(tokens, min(SCORE_STREAMS, len(tokens)), first)
-        state, total = zero_state(self.network, words.shape[1]), 0.0
+        state, total, loads = zero_state(self.network, words.shape[1]), 0.0, 0.0
         for at in range(0, len(there), SCORE_WORDS):
             piece = words[at : at + SCORE_WORDS + 1]
-            losses, state = self.program.losses(piece, *self._bits, state)
-            total += losses[there[at : at + SCORE_WORDS]].sum(dtype=np.float64)
+            losses, own, state = self.program.losses(piece, *self._bits, state)
+            total, loads = total + losses[there[at : at + SCORE_WORDS]].sum(dtype=float), loads + own
         loss = float(total / len(tokens))
-        return perplexity(loss), loss
+        return Score(perplexity(loss), loss, variation(loads) if len(loads) else None)
 
     def continued(
         self, prompt: np.ndarray, n: int, avoid: Sequence[int], seed: int, temperature: float = 0.8
@@ -379,6 +497,11 @@ class TrainedText:
     def tensors(self) -> dict[str, np.ndarray]:
         """Every learned tensor as `Layout.named`."""
         return Layout(self.network).named(self.values)
+
+
+def variation(loads: np.ndarray) -> float:
+    """Standard deviation over mean."""
+    return float(loads.std() / loads.mean())
 
 
 def perplexity(loss: float) -> float:

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from functools import reduce
 
 from hwmodel.workload import Layers
+from search_spaces.compression import UNCOMPRESSED, Compression
+from search_spaces.memory import MEMORIES, Experts
 from search_spaces.network import Step
 from search_spaces.precision import TEXT_GROUPS, precisions
 from search_spaces.sequence import FUNCTIONS, Embedding, LanguageModel, Operation, Output
@@ -29,6 +31,9 @@ from search_spaces.space import Choices, Decision, Space
 MOST_NODES = 12
 LEAVES = (2, 4, 8)
 COMBINATIONS = ("add", "multiply")
+EXPERTS = "n", "active", "hidden", "balance"
+SOME = tuple(MEMORIES)
+MANY = tuple(2**b for b in range(1, 12))  # of one expert there is nothing to choose: none is built
 EMBEDDING, RECURRENT, OUTPUT = range(3)  # places in TEXT_GROUPS
 
 
@@ -74,7 +79,17 @@ SPACE = Space(
         Decision("rnn.layers", (1, 2), usual=(1,)),
         Decision("embed.width", (32, 64, 96, 128, 200, 256, 400, 650)),
         Decision("embed.rank", (0, 16, 32, 64), usual=(0,)),  # of the table; 0: whole
+        Decision("embed.codebook", (0, 16, 64, 256), usual=(0,)),  # entries; 0: none
         Decision("embed.tied", (False, True)),  # with the output's
+        # what stands between the cells and the output
+        Decision("memory.kind", ("none", *MEMORIES), usual=("none",)),
+        Decision("memory.slots", tuple(2**b for b in range(4, 13)), {"memory.kind": SOME}),
+        Decision("memory.heads", (1, 2, 4), {"memory.kind": ("soft",)}),
+        Decision("memory.key", (8, 16, 32, 64), {"memory.kind": ("soft",)}),
+        Decision("experts.n", tuple(2**b for b in range(12)), usual=()),
+        Decision("experts.active", (1, 2, 4), {"experts.n": MANY}),
+        Decision("experts.hidden", (32, 64, 128, 256), {"experts.n": MANY}),
+        Decision("experts.balance", (0, 0.01, 0.1), {"experts.n": MANY}, usual=(0.01,)),
         # of the text, which has one: perplexities of several do not compare
         Decision("text.vocabulary", (1000, 2000, 4000, 10_000, 20_000, 50_000), usual=(10_000,)),
     ]
@@ -253,6 +268,17 @@ def network(choices: Choices) -> LanguageModel:
         ),
         ("output", Output(vocabulary, table, rank or width), OUTPUT),
     ]
+    units = choices["rnn.units"]
+    between = []
+    if (kind := choices.get("memory.kind", "none")) != "none":
+        slots = choices["memory.slots"]
+        sizes = [choices[f"memory.{what}"] for what in ("heads", "key") if kind == "soft"]
+        memory = MEMORIES[kind](units, slots, *sizes)
+        between.append(("memory", memory, RECURRENT))
+    if choices.get("experts.n", 1) > 1:
+        experts = Experts(*(choices[f"experts.{what}"] for what in EXPERTS))
+        between.append(("experts", experts, RECURRENT))
+    ops[-1:-1] = between
     steps = [Step(name, op, (i - 1,), group) for i, (name, op, group) in enumerate(ops)]
     return LanguageModel(
         tuple(steps), vocabulary, TEXT_GROUPS, choices["serve.words"], choices["train.words"]
@@ -264,6 +290,15 @@ def build(choices: Choices):
     return network(choices).keras()
 
 
+def compressions(choices: Choices) -> list[Compression]:
+    """The compression of every group: a codebook of the embedding, if chosen and if its indices
+    are shorter than the words."""
+    index_bits = (choices.get("embed.codebook", 0) or 1).bit_length() - 1
+    shorter = index_bits < choices["bits.weights.embedding"]
+    return [Compression(index_bits=index_bits if shorter else 0), UNCOMPRESSED, UNCOMPRESSED]
+
+
 def layers(choices: Choices) -> Layers:
     """Its rows for the hardware model: sequences of `serve.words` words at the serving batch."""
-    return network(choices).layers(precisions(choices), choices["serve.batch"])
+    batch = choices["serve.batch"]
+    return network(choices).layers(precisions(choices), batch, compressions(choices))

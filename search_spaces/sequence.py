@@ -19,18 +19,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hwmodel import workload
-from hwmodel.layer_row import PRODUCT, VECTOR, make_row
+from hwmodel.compound import SOFTMAX_OPS
+from hwmodel.layer_row import DRAM_BURST_BYTES, PRODUCT, VECTOR, make_row
 from hwmodel.workload import Layers
 from search_spaces.network import Place, Step
 from search_spaces.ops import Activation, Parameter, Precision
 
+if TYPE_CHECKING:
+    from search_spaces.compression import Compression
+    from search_spaces.memory import Experts
+
 FUNCTIONS = ("tanh", "relu", "sigmoid", "identity")
 TABLE_SPREAD = 0.1  # standard deviation of fresh rows of tables of words
 TABLES = "/table", "/rows"  # as the names of kernels end of which a step reads a few rows
+HASH_MARGIN = 1e-5  # above which a sum counts as positive, so that rounding makes no difference
 ONE_OP = 1  # vector operations a word of any function, as `hwmodel.compound` counts them
 
 
@@ -62,11 +69,18 @@ class Operation:
         return self.counted(inputs[0][0]).parameters
 
     def cost(
-        self, name: str, inputs, precision: Precision, batch: int, steps: int, tied_bits: int = 0
+        self,
+        name: str,
+        inputs,
+        precision: Precision,
+        batch: int,
+        steps: int,
+        tied_bits: int = 0,
+        index_bits: int = 0,
     ) -> list:
         """Rows of `steps` words of `batch` sequences; tied_bits: of a table of another operation
-        that it shares."""
-        serving = dict(batch=batch, steps=steps, tied_bits=tied_bits)
+        that it shares; index_bits: of weights in a codebook, as of `hwmodel`."""
+        serving = dict(batch=batch, steps=steps, tied_bits=tied_bits, index_bits=index_bits)
         return self.counted(inputs[0][0], name=name, precision=precision, **serving).rows
 
     def keras_weights(self, name, weights, moments) -> dict[str, list]:
@@ -115,9 +129,10 @@ class Count:
         batch: int = 1,
         steps: int = 1,
         tied_bits: int = 0,
+        index_bits: int = 0,
     ):
         self.name, self.precision, self.batch, self.steps = name, precision, batch, steps
-        self.tied_bits = tied_bits
+        self.tied_bits, self.index_bits = tied_bits, index_bits
         self.parameters: list[Parameter] = []
         self.rows: list = []
         self.clipped: dict[str, int] = {}  # clip -> width of what it bounds
@@ -127,8 +142,12 @@ class Count:
     @property
     def bits(self) -> dict:
         weights, activations = self.precision
-        sums = self.precision.sums
-        return dict(weight_bits=weights, activation_bits=activations, output_bits=sums)
+        return dict(
+            weight_bits=weights,
+            index_bits=self.index_bits,
+            activation_bits=activations,
+            output_bits=self.precision.sums,
+        )
 
     def vector(self, width: int, ops: int = ONE_OP) -> Words:
         self.ops += ops * width
@@ -234,6 +253,66 @@ class Count:
         self.rows.append(row if table is None else row._replace(weights=0, params=vocabulary))
         return Words(self, vocabulary)
 
+    def compared(self, query: Words, key: Words, keys: Words, heads: int, slots: int):
+        self.flush("quantized")
+        at = self.steps, query.width // heads, slots
+        self._of_activations("scores", heads, at, self.precision.activations)
+        self.vector(heads * slots, SOFTMAX_OPS)
+        self.read, self.written = self.read + heads * slots, self.written + heads * slots
+        return Words(self, heads * slots), keys
+
+    def collected(self, shares: Words, value: Words, values: Words, heads: int, slots: int):
+        self.flush("softmax")
+        at = self.steps, slots, value.width // heads
+        self._of_activations("context", heads, at, self.precision.sums)
+        return Words(self, value.width), values
+
+    def _of_activations(self, part: str, heads: int, shape: tuple, bits: int) -> None:
+        """The row of products of activations in `bits` and of what a memory keeps."""
+        options = dict(activation_bits=bits, output_bits=self.precision.sums)
+        row = workload.product_of_activations(
+            f"{self.name}.{part}", self.batch, heads, shape, options
+        )
+        self.rows.append(row._replace(weight_bits=self.precision.activations))
+
+    def recalled(self, address: Words, value: Words, table: Words, last: Words, slots: int):
+        entry_bytes = -(-value.width * self.precision.activations // 8)
+        n = self.batch * self.steps
+        row = make_row(
+            f"{self.name}.entry",
+            VECTOR,
+            batch=self.batch,
+            input_words=n * address.width,
+            output_words=n * value.width,
+            vector_ops=n * address.width,
+            gather_bytes=2 * n * max(entry_bytes, DRAM_BURST_BYTES),  # one read, one written
+            activation_bits=self.precision.sums,
+            output_bits=self.precision.activations,
+        )
+        self.rows.append(row)
+        return Words(self, value.width), (table, last)
+
+    def experts(self, x: Words, scores: Words, experts: Experts) -> Words:
+        rows = (experts.n, x.width * experts.hidden)
+        for name, fan_in in (("up", x.width), ("down", experts.hidden)):
+            self.parameters.append(Parameter(f"{name}/table", rows, "kernel", fan_in**-0.5))
+        self.parameters.insert(-1, Parameter("inner/clip", (), "clip"))
+        self.clipped["inner/clip"] = experts.active * experts.hidden
+        self.rows += workload.mixture_of_experts(
+            self.name,
+            features=x.width,
+            hidden=experts.hidden,
+            experts=experts.n,
+            active=experts.active,
+            tokens=self.steps,
+            batch=self.batch,
+            **self.bits,
+        )[1:]  # its router is another
+        return Words(self, x.width)
+
+    def outer_sum(self, a: Words, b: Words) -> Words:
+        return self.vector(a.width * b.width)
+
     def scan(self, body, x: Words, state: tuple) -> tuple[Words, tuple]:
         self.flush("before")
         self.in_turn = True
@@ -247,8 +326,8 @@ class Count:
     def width(self, x: Words) -> int:
         return x.width
 
-    def split(self, x: Words, n: int) -> list[Words]:
-        return [Words(self, x.width // n) for _ in range(n)]
+    def split(self, x: Words, n: int | tuple[int, ...]) -> list[Words]:
+        return [Words(self, width) for width in ([x.width // n] * n if isinstance(n, int) else n)]
 
     def function(self, name: str, x: Words) -> Words:
         return x if name == "identity" else self.vector(x.width)
@@ -318,10 +397,73 @@ class KerasStep:
     def width(self, x) -> int:
         return x.shape[-1]
 
-    def split(self, x, n: int) -> list:
+    def split(self, x, n: int | tuple[int, ...]) -> list:
         import keras
 
-        return keras.ops.split(x, n, -1)
+        parts = n if isinstance(n, int) else np.cumsum(n)[:-1].tolist()
+        return keras.ops.split(x, parts, -1)
+
+    def compared(self, query, key, keys, heads: int, slots: int):
+        from keras import ops
+
+        size = query.shape[-1] // heads
+        of_slots = ops.transpose(ops.reshape(keys, (-1, slots, heads, size)), (0, 2, 3, 1))
+        scores = ops.matmul(ops.reshape(query, (-1, heads, 1, size)), of_slots)
+        shares = ops.softmax(scores * size**-0.5, axis=-1)  # [n, heads, 1, slots]
+        return shares, self._pushed(keys, key, slots)
+
+    def collected(self, shares, value, values, heads: int, slots: int):
+        from keras import ops
+
+        width = value.shape[-1]
+        of_slots = ops.transpose(
+            ops.reshape(values, (-1, slots, heads, width // heads)), (0, 2, 1, 3)
+        )
+        found = ops.reshape(ops.matmul(shares, of_slots), (-1, width))
+        return found, self._pushed(values, value, slots)
+
+    @staticmethod
+    def _pushed(kept, new, slots: int):
+        """The entries [n, slots, width] without the oldest and with a new one."""
+        from keras import ops
+
+        new = ops.expand_dims(new, 1)
+        return ops.concatenate([ops.take(kept, np.arange(1, slots), axis=1), new], 1)
+
+    def recalled(self, address, value, table, last, slots: int):
+        from keras import ops
+
+        b = slots.bit_length() - 1
+        signs = ops.cast(ops.take(address, np.arange(b), axis=1) > HASH_MARGIN, "int32")
+        now = ops.sum(signs * 2 ** np.arange(b)[None], -1, keepdims=True)
+        written = ops.one_hot(ops.cast(last[:, 0], "int32"), slots)[:, :, None]
+        table = table * (1.0 - written) + written * ops.expand_dims(value, 1)
+        found = ops.sum(table * ops.one_hot(now[:, 0], slots)[:, :, None], 1)
+        return found, (table, ops.cast(now, "float32"))
+
+    def outer_sum(self, a, b):
+        from keras import ops
+
+        return ops.reshape(
+            ops.expand_dims(a, -1) + ops.expand_dims(b, -2), (-1, a.shape[-1] * b.shape[-1])
+        )
+
+    def experts(self, x, scores, experts: Experts):
+        import keras
+        from keras import ops
+
+        best, which = ops.top_k(scores, experts.active)  # [n, active]
+        width, hidden = x.shape[-1], experts.hidden
+        up, down = (
+            keras.layers.Embedding(experts.n, width * hidden, name=f"{self.name}.{name}")(which)
+            for name in ("up", "down")
+        )
+        x = ops.reshape(x, (-1, 1, 1, width))
+        y = ops.relu(ops.matmul(x, ops.reshape(up, (-1, experts.active, width, hidden))))
+        y = self.quantized("inner", y)
+        y = ops.matmul(y, ops.reshape(down, (-1, experts.active, hidden, width)))
+        shares = ops.expand_dims(ops.softmax(best, axis=-1), -1)
+        return ops.sum(y[:, :, 0] * shares, 1)
 
     def function(self, name: str, x):
         import keras
@@ -441,19 +583,31 @@ class LanguageModel:
         """Floating-point operations of a training step a word, scores of all words included."""
         return 6 * self.macs
 
-    def rows(self, precisions: Sequence[Precision], batch: int, steps: int) -> Layers:
+    def rows(
+        self,
+        precisions: Sequence[Precision],
+        batch: int,
+        steps: int,
+        compressions: Sequence[Compression] | None = None,
+    ) -> Layers:
         """Rows of `steps` words of `batch` sequences."""
         rows = []
         for step, inputs in zip(self.steps, self.inputs, strict=True):
             precision = precisions[step.group]
             tied_bits = precisions[self.steps[0].group].weights  # the embedding's
-            rows += step.op.cost(step.name, inputs, precision, batch, steps, tied_bits)
+            index_bits = compressions[step.group].index_bits if compressions else 0
+            rows += step.op.cost(step.name, inputs, precision, batch, steps, tied_bits, index_bits)
         return Layers.from_rows(rows)
 
-    def layers(self, precisions: Sequence[Precision], batch: int) -> Layers:
-        """Rows for the hardware model: `batch` sequences of `served` words; precisions: one a
-        group."""
-        return self.rows(precisions, batch, self.served)
+    def layers(
+        self,
+        precisions: Sequence[Precision],
+        batch: int,
+        compressions: Sequence[Compression] | None = None,
+    ) -> Layers:
+        """Rows for the hardware model: `batch` sequences of `served` words; precisions and
+        compressions: one a group, of which only codebooks are known here."""
+        return self.rows(precisions, batch, self.served, compressions)
 
     def training_layers(self, bits: int, batch: int) -> Layers:
         """Rows of the forward pass in training, all words of `bits`, as `hwmodel.training` takes
