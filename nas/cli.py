@@ -227,7 +227,11 @@ def show_result(run) -> None:
     for trial, (metrics, _) in run.finals().items():
         names = [name for name in run.evaluator.final_metrics if name != "cost"]
         figures = [f"{words.label(name)} {words.value(name, metrics[name])}" for name in names]
-        on = f" on {metrics['n_test']:,} untouched test {run.evaluator.tested}" if "n_test" in metrics else ""
+        on = (
+            f" on {metrics['n_test']:,} untouched test {run.evaluator.tested}"
+            if "n_test" in metrics
+            else ""
+        )
         which = f"trial {trial}{', the best design' if trial == best else ''}"
         print(words.ascii(f"{which}, trained longer: {', '.join(figures)}{on}"))
     print(f"report:      {run.dir.report}\nleaderboard: {run.dir.leaderboard}")

@@ -18,10 +18,12 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from nas import codebook
 from nas.layout import MIN_CLIP, MIN_STEP, Layout
 from nas.program import Program, Switches
 from nas.text import Text, check_length, streams
 from nas.train import Trainer, schedule
+from search_spaces.compression import Compression
 from search_spaces.network import Step
 from search_spaces.quantizers import (
     FULL_BITS,
@@ -193,11 +195,12 @@ class Graph:
         if self.drop is not None:
             shape, seed = tf.shape(scores), self.drop[1]
             scores += tf.random.stateless_normal(shape, seed - 1) / experts.n
-        best, which = tf.math.top_k(scores, active)  # [words, active]
+        chances = tf.nn.softmax(scores)
+        shares, which = tf.math.top_k(chances, active)  # [words, active]
         load = tf.math.bincount(tf.reshape(which, [-1]), minlength=experts.n, dtype=tf.float32)
         self.loads.append(load)
-        chance = tf.reduce_mean(tf.nn.softmax(scores), 0)
-        even = experts.n * tf.reduce_sum(load / tf.reduce_sum(load) * chance)
+        even = load / tf.reduce_sum(load) * tf.reduce_mean(chances, 0)
+        even = experts.n * tf.reduce_sum(even)
         self.penalties.append(experts.balance * even)
 
         used, at = tf.unique(tf.reshape(which, [-1]))  # at: [words · active] place among the used
@@ -216,7 +219,7 @@ class Graph:
         y = self.quantized("inner", tf.nn.relu(y))
         y = tf.matmul(y, tf.reshape(self.own["down/table"].at(used), [-1, hidden, width]))
         y = tf.gather(tf.reshape(y, [-1, width]), slot)  # [words · active, width], sorted
-        shares = tf.gather(tf.reshape(tf.nn.softmax(best), [-1]), order)
+        shares = tf.gather(tf.reshape(shares, [-1]), order)
         y = tf.math.unsorted_segment_sum(y * shares[:, None], word, tf.shape(flat)[0])
         y = tf.reshape(y, tf.shape(x))
         y.set_shape(x.shape)
@@ -405,6 +408,7 @@ class TextRecipe:
     batch: sequences side by side. words: of each, that gradients go back over. learning_rate,
     warmup, schedule: as of `train.Recipe`. dropout: share of what is dropped behind the embedding
     and before the output. samples: words that the softmax is over in training; 0: all.
+    compressions: one a bit-width group, of which only codebooks are known here.
     """
 
     batch: int
@@ -416,6 +420,7 @@ class TextRecipe:
     activation_bits: tuple[int, ...]
     dropout: float = 0.0
     samples: int = 0
+    compressions: tuple[Compression, ...] = ()
     optimizer: str = "adam"
     schedule: str = "triangle"
 
@@ -426,6 +431,7 @@ class TextRecipe:
             quantizer="" if full else "lsq",
             optimizer=self.optimizer,
             sampled=self.samples > 0,
+            tied=any(each.index_bits for each in self.compressions),
         )
 
 
@@ -472,7 +478,10 @@ class TrainedText:
         for at in range(0, len(there), SCORE_WORDS):
             piece = words[at : at + SCORE_WORDS + 1]
             losses, own, state = self.program.losses(piece, *self._bits, state)
-            total, loads = total + losses[there[at : at + SCORE_WORDS]].sum(dtype=float), loads + own
+            total, loads = (
+                total + losses[there[at : at + SCORE_WORDS]].sum(dtype=float),
+                loads + own,
+            )
         loss = float(total / len(tokens))
         return Score(perplexity(loss), loss, variation(loads) if len(loads) else None)
 
@@ -527,11 +536,13 @@ def first_values(network: LanguageModel, recipe: TextRecipe, words: np.ndarray, 
             for own in layout.weights(values)
         ]
         reader = Magnitudes(weights, lambda x, *_: x)
-        network.run(reader, tf.constant(words), map(tf.constant, zero_state(network, words.shape[1])))
-        means = [
-            np.mean(reader.found[f"{network.steps[p.step].name}/{p.parameter.name.partition('/')[0]}"])
+        state = [tf.constant(part) for part in zero_state(network, words.shape[1])]
+        network.run(reader, tf.constant(words), state)
+        names = [
+            f"{network.steps[p.step].name}/{p.parameter.name.partition('/')[0]}"
             for p in layout.clips
         ]
+        means = [np.mean(reader.found[name]) for name in names]
         layout.set_clips(values, np.array(means), recipe.activation_bits)
     return values
 
@@ -567,6 +578,10 @@ class TextTrainer(Trainer):
             n_steps * recipe.epochs, recipe.learning_rate, recipe.warmup, recipe.schedule
         ).reshape(recipe.epochs, n_steps)
         bits = np.int32(recipe.weight_bits), np.int32(recipe.activation_bits)
+        coded = []
+        if program.switches.tied:
+            codebook.check(program.layout, recipe.compressions)
+            coded.append(codebook.Codebook(Holder(program), recipe.compressions, (0, rates.size)))
         draw = Draw(tokens, network.vocabulary, recipe.samples, rng)
         curve, spent = [], 0.0
 
@@ -588,6 +603,8 @@ class TextTrainer(Trainer):
                     words, *bits, rate, recipe.dropout, noise, *draw(words[1:]), *state
                 )
                 seen.append(loss)
+                for technique in coded:
+                    technique(epoch * n_steps + i + 1, rate, None, None, None)
             if not np.isfinite(seen).all():
                 raise FloatingPointError(
                     f"the training loss is {np.mean(seen)} in epoch {epoch + 1} at learning rate "
@@ -604,6 +621,12 @@ class TextTrainer(Trainer):
             if stop and epoch + 1 < recipe.epochs and stop(epoch + 1, trained):
                 break
         return trained()
+
+
+class Holder(NamedTuple):
+    """What a technique asks of a stepper."""
+
+    program: LanguageProgram
 
 
 class Draw:

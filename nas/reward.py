@@ -142,7 +142,9 @@ class TuNAS(OfMetrics):
 
     def of(self, metrics: np.ndarray) -> np.ndarray:
         ratios = metrics[..., 1:] / np.array(list(self.targets.values()))
-        return self.quality.of(metrics[..., :1]) + self.beta * np.abs(ratios - 1).sum(axis=-1, keepdims=True)
+        return self.quality.of(metrics[..., :1]) + self.beta * np.abs(ratios - 1).sum(
+            axis=-1, keepdims=True
+        )
 
 
 class Weighted(OfMetrics):

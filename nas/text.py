@@ -42,17 +42,7 @@ REMEDY = (
 )
 
 # Modules and packages of the standard library with much prose, in every release from 3.11 on.
-MODULES = (
-    "_pydecimal argparse ast asyncio base64 bdb bisect calendar cmd code codecs collections "
-    "concurrent configparser contextlib copy csv dataclasses datetime difflib dis doctest email "
-    "enum filecmp fileinput fractions ftplib functools getopt gettext glob heapq hmac html http "
-    "imaplib importlib inspect io ipaddress json linecache locale logging mailbox mimetypes "
-    "multiprocessing netrc numbers optparse os pathlib pdb pickle pickletools pkgutil platform "
-    "plistlib poplib posixpath pprint profile pstats pyclbr pydoc queue random re runpy sched "
-    "selectors shelve shlex shutil smtplib socket socketserver ssl statistics string subprocess "
-    "sysconfig tarfile tempfile textwrap threading timeit tokenize trace traceback typing unittest "
-    "urllib uuid venv warnings wave weakref webbrowser wsgiref xml xmlrpc zipapp zipfile"
-).split()
+MODULES = ["_pydecimal", "argparse", "ast", "asyncio", "base64", "bdb", "bisect", "calendar", "cmd", "code", "codecs", "collections", "concurrent", "configparser", "contextlib", "copy", "csv", "dataclasses", "datetime", "difflib", "dis", "doctest", "email", "enum", "filecmp", "fileinput", "fractions", "ftplib", "functools", "getopt", "gettext", "glob", "heapq", "hmac", "html", "http", "imaplib", "importlib", "inspect", "io", "ipaddress", "json", "linecache", "locale", "logging", "mailbox", "mimetypes", "multiprocessing", "netrc", "numbers", "optparse", "os", "pathlib", "pdb", "pickle", "pickletools", "pkgutil", "platform", "plistlib", "poplib", "posixpath", "pprint", "profile", "pstats", "pyclbr", "pydoc", "queue", "random", "re", "runpy", "sched", "selectors", "shelve", "shlex", "shutil", "smtplib", "socket", "socketserver", "ssl", "statistics", "string", "subprocess", "sysconfig", "tarfile", "tempfile", "textwrap", "threading", "timeit", "tokenize", "trace", "traceback", "typing", "unittest", "urllib", "uuid", "venv", "warnings", "wave", "weakref", "webbrowser", "wsgiref", "xml", "xmlrpc", "zipapp", "zipfile"]
 SKIPPED = {"test", "tests", "_test", "__pycache__"}  # folders inside packages
 BLOCK = 20  # sentences in a row that go to the same part: of ten blocks, one each is held out
 N_DOCS_WORDS = 4_000  # the most frequent of the training part, <unk> and <eos> among them

@@ -262,10 +262,7 @@ def network(choices: Choices) -> LanguageModel:
     table = "embedding/words" if tied else ""
     ops = [
         ("embedding", Embedding(vocabulary, width, rank), EMBEDDING),
-        *(
-            (f"cell{i}", cell(choices), RECURRENT)
-            for i in range(choices.get("rnn.layers", 1))
-        ),
+        *((f"cell{i}", cell(choices), RECURRENT) for i in range(choices.get("rnn.layers", 1))),
         ("output", Output(vocabulary, table, rank or width), OUTPUT),
     ]
     units = choices["rnn.units"]

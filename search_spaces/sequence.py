@@ -452,7 +452,8 @@ class KerasStep:
         import keras
         from keras import ops
 
-        best, which = ops.top_k(scores, experts.active)  # [n, active]
+        shares = ops.softmax(scores, axis=-1)
+        shares, which = ops.top_k(shares, experts.active)  # [n, active]
         width, hidden = x.shape[-1], experts.hidden
         up, down = (
             keras.layers.Embedding(experts.n, width * hidden, name=f"{self.name}.{name}")(which)
@@ -462,8 +463,7 @@ class KerasStep:
         y = ops.relu(ops.matmul(x, ops.reshape(up, (-1, experts.active, width, hidden))))
         y = self.quantized("inner", y)
         y = ops.matmul(y, ops.reshape(down, (-1, experts.active, hidden, width)))
-        shares = ops.expand_dims(ops.softmax(best, axis=-1), -1)
-        return ops.sum(y[:, :, 0] * shares, 1)
+        return ops.sum(y[:, :, 0] * ops.expand_dims(shares, -1), 1)
 
     def function(self, name: str, x):
         import keras
@@ -626,8 +626,6 @@ class LanguageModel:
         import keras
 
         words = keras.Input((), dtype="int32", name="words")
-        states = [
-            keras.Input(shape, name=f"state{i}") for i, shape in enumerate(self.state_shapes)
-        ]
+        states = [keras.Input(shape, name=f"state{i}") for i, shape in enumerate(self.state_shapes)]
         scores, kept = self.run(KerasStep(clips, activation_bits), words, states)
         return keras.Model([words, *states], [scores, *kept])

@@ -204,7 +204,9 @@ def test_gradients_are_clipped(trainer):
 
 
 def test_a_known_cell_counts_what_it_is_known_for():
-    [choices] = [c for c in designs(1, **{"rnn.layers": 1, "embed.rank": 0}) if c["rnn.cell"] == "lstm"]
+    [choices] = [
+        c for c in designs(1, **{"rnn.layers": 1, "embed.rank": 0}) if c["rnn.cell"] == "lstm"
+    ]
     rows = {row.name: row for row in recurrent.network(choices).steps[1].op.cost(
         "cell", [(64,)], Precision(4, 8), batch=3, steps=7)}  # fmt: skip
     assert (rows["cell.input"].m, rows["cell.input"].k, rows["cell.input"].n) == (21, 64, 128)

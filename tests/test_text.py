@@ -45,7 +45,7 @@ def test_no_sentence_is_in_two_parts():
 
 
 def test_words_outside_the_vocabulary_are_unknown():
-    parts = [["a b a".split(), "b <unk>".split()], [["a", "c"]], [["d"]]]
+    parts = [[["a", "b", "a"], ["b", "<unk>"]], [["a", "c"]], [["d"]]]
     found = text.numbered("t", parts)
     assert found.words == ("<eos>", "a", "b", "<unk>")
     assert [found.words[i] for i in found.validation] == ["a", "<unk>", "<eos>"]

@@ -16,6 +16,7 @@ from nas.run_dir import write_tensors
 from nas.trial import Metrics
 from search_spaces import TEXTS
 from search_spaces.precision import precisions
+from search_spaces.recurrent import compressions
 from search_spaces.space import Choices, Space
 from search_spaces.training import peak_learning_rate, warmup_share
 
@@ -73,6 +74,18 @@ class Language:
                 f"evaluator.tokens is {self.tokens:,}, but {self.dataset} has "
                 f"{len(found.train):,} words to train on; 0 takes them all"
             )
+        n_active, n_experts = (values.get(f"experts.{name}", (1,)) for name in ("active", "n"))
+        several = [n for n in n_experts if n > 1]
+        if several and max(n_active) > min(several):
+            raise ValueError(
+                f"experts.active may be {max(n_active)}, more than the {min(several)} of experts.n;"
+                " name fewer active ones, or more experts"
+            )
+        units, heads = values["rnn.units"], values.get("memory.heads", (1,))
+        if odd := [(u, h) for u in units for h in heads if u % h]:
+            raise ValueError(
+                f"rnn.units {odd[0][0]} do not divide into memory.heads {odd[0][1]}; name others"
+            )
         text.check_length(
             self.tokens or len(found.train), max(values["train.batch"]), max(values["train.words"])
         )
@@ -97,6 +110,7 @@ class Language:
             weight_bits=tuple(p.weights for p in bits),
             activation_bits=tuple(p.activations for p in bits),
             dropout=choices["train.dropout"],
+            compressions=tuple(compressions(choices)),
             samples=choices["train.samples"],
             optimizer=choices["train.optimizer"],
             schedule=choices.get("train.schedule", "triangle"),
@@ -104,8 +118,8 @@ class Language:
         tokens = self.text.train[: n_tokens or None]
         return self.trainer.fit(self.network(choices), tokens, recipe, seed=seed, stop=stop)
 
-    def _scored(self, trained, part: str) -> tuple[float, float]:
-        """(perplexity, loss) on a part."""
+    def _scored(self, trained, part: str):
+        """`language.Score` on a part."""
         return trained.score(getattr(self.text, part), self.text.end)
 
     def evaluate(
@@ -122,17 +136,16 @@ class Language:
         def stop(epoch: int, trained_so_far) -> bool:
             nonlocal stopped
             if epoch in limits:
-                rungs.append([epoch, 1 / self._scored(trained_so_far(), "validation")[0]])
+                rungs.append([epoch, 1 / self._scored(trained_so_far(), "validation").perplexity])
                 stopped = rungs[-1][1] < limits[epoch]
             return stopped
 
         trained = self._fit(choices, seed, self.tokens, self.epochs, stop)
-        perplexity, loss = self._scored(trained, "validation")
+        found = self._scored(trained, "validation")
         epochs = len(trained.curve)
         asked = {"rungs": rungs} if limits else {}
         return {
-            "perplexity": perplexity,
-            "loss": loss,
+            **{name: value for name, value in found._asdict().items() if value is not None},
             "train_loss": trained.curve[-1]["loss"],
             "epochs": epochs,
             "seconds": trained.seconds,
@@ -152,15 +165,13 @@ class Language:
         from nas.language import sample
 
         trained = self._fit(choices, seed, 0, self.final_epochs)
-        perplexity, loss = self._scored(trained, "validation")
-        test_perplexity, test_loss = self._scored(trained, "test")
+        found, test = self._scored(trained, "validation"), self._scored(trained, "test")
         prompt, written = sample(trained, self.text, seed=seed)
         write_tensors(weights, trained.tensors())
         return {
-            "perplexity": perplexity,
-            "loss": loss,
-            "test_perplexity": test_perplexity,
-            "test_loss": test_loss,
+            **{name: value for name, value in found._asdict().items() if value is not None},
+            "test_perplexity": test.perplexity,
+            "test_loss": test.loss,
             "n_test": len(self.text.test),
             "epochs": self.final_epochs,
             "seconds": trained.seconds,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from nas import words
 from nas.report import recurrent
 from nas.report.page import Html, lines, table, tag
-from nas.report.svg import BLUE, FAINT, INK, QUIET, Point, arc, label, node, text
+from nas.report.svg import FAINT, QUIET, Point, arc, label, node, text
 from nas.words import TIMES
 from search_spaces.cell import EDGES, N_NODES
 from search_spaces.precision import GROUPS, precisions
@@ -79,14 +79,14 @@ def cell_graph(choices: Choices) -> Html:
     at = [(30 + gap * i, 118.0) for i in range(N_NODES)]
     alive = cell_live(choices)
     idle = [
-        arc(ends_of(at, edge), radius, FAINT, 1.5, bend=bend(at, edge), dash="2 5")[0] for edge in EDGES if edge not in alive
+        arc(ends_of(at, edge), radius, FAINT, 1.5, bend=bend(at, edge), dash="2 5")[0]
+        for edge in EDGES
+        if edge not in alive
     ]
     arcs, labels = [], []
     for edge in sorted(alive):
         colour, name = OPERATIONS[choices["cell.edge{}{}".format(*edge)]]
-        line, middle = arc(
-            ends_of(at, edge), radius, colour, 2.5, bend=bend(at, edge), arrow=True
-        )
+        line, middle = arc(ends_of(at, edge), radius, colour, 2.5, bend=bend(at, edge), arrow=True)
         arcs.append(line)
         labels.append(label(middle, name, colour))
     ends = {end for edge in alive for end in edge}

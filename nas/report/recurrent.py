@@ -6,7 +6,7 @@ import math
 
 from nas import words
 from nas.report.page import Html, lines, table, tag
-from nas.report.svg import BLUE, INK, PAPER, QUIET, Point, arc, text
+from nas.report.svg import INK, PAPER, QUIET, Point, arc, text
 from nas.words import TIMES
 from search_spaces import recurrent
 from search_spaces.precision import groups, precisions
