@@ -83,9 +83,9 @@ class Quality:
 class MnasNet(OfMetrics):
     """Quality times (metric / target)^w for every target (Tan et al., 1807.11626, equation 2).
 
-    quality: as of `Quality`; accuracy in the paper. w is `alpha` within the target and `beta` beyond it. Equal, as here, they bend the reward softly
-    on both sides; alpha = 0 and beta = -1 is the paper's hard variant. A metric of zero under a
-    negative exponent has no finite reward: NaN.
+    quality: as of `Quality`; accuracy in the paper. w is `alpha` within the target and `beta`
+    beyond it. Equal, as here, they bend the reward softly on both sides; alpha = 0 and beta = -1 is
+    the paper's hard variant. A metric of zero under a negative exponent has no finite reward: NaN.
     """
 
     names = ("mnasnet",)
@@ -120,7 +120,8 @@ class MnasNet(OfMetrics):
 class TuNAS(OfMetrics):
     """Quality plus beta |metric / target - 1| for every target (Bender et al., 2008.06120).
 
-    quality: as of `Quality`; accuracy in the paper. The absolute reward: a candidate below its target is as far off as one above it.
+    quality: as of `Quality`; accuracy in the paper. The absolute reward: a candidate below its
+    target is as far off as one above it.
     """
 
     names = ("tunas",)

@@ -42,7 +42,17 @@ REMEDY = (
 )
 
 # Modules and packages of the standard library with much prose, in every release from 3.11 on.
-MODULES = ["_pydecimal", "argparse", "ast", "asyncio", "base64", "bdb", "bisect", "calendar", "cmd", "code", "codecs", "collections", "concurrent", "configparser", "contextlib", "copy", "csv", "dataclasses", "datetime", "difflib", "dis", "doctest", "email", "enum", "filecmp", "fileinput", "fractions", "ftplib", "functools", "getopt", "gettext", "glob", "heapq", "hmac", "html", "http", "imaplib", "importlib", "inspect", "io", "ipaddress", "json", "linecache", "locale", "logging", "mailbox", "mimetypes", "multiprocessing", "netrc", "numbers", "optparse", "os", "pathlib", "pdb", "pickle", "pickletools", "pkgutil", "platform", "plistlib", "poplib", "posixpath", "pprint", "profile", "pstats", "pyclbr", "pydoc", "queue", "random", "re", "runpy", "sched", "selectors", "shelve", "shlex", "shutil", "smtplib", "socket", "socketserver", "ssl", "statistics", "string", "subprocess", "sysconfig", "tarfile", "tempfile", "textwrap", "threading", "timeit", "tokenize", "trace", "traceback", "typing", "unittest", "urllib", "uuid", "venv", "warnings", "wave", "weakref", "webbrowser", "wsgiref", "xml", "xmlrpc", "zipapp", "zipfile"]
+MODULES = (  # noqa: SIM905
+    "_pydecimal argparse ast asyncio base64 bdb bisect calendar cmd code codecs collections "
+    "concurrent configparser contextlib copy csv dataclasses datetime difflib dis doctest email "
+    "enum filecmp fileinput fractions ftplib functools getopt gettext glob heapq hmac html http "
+    "imaplib importlib inspect io ipaddress json linecache locale logging mailbox mimetypes "
+    "multiprocessing netrc numbers optparse os pathlib pdb pickle pickletools pkgutil platform "
+    "plistlib poplib posixpath pprint profile pstats pyclbr pydoc queue random re runpy sched "
+    "selectors shelve shlex shutil smtplib socket socketserver ssl statistics string subprocess "
+    "sysconfig tarfile tempfile textwrap threading timeit tokenize trace traceback typing "
+    "unittest urllib uuid venv warnings wave weakref webbrowser wsgiref xml xmlrpc zipapp zipfile"
+).split()
 SKIPPED = {"test", "tests", "_test", "__pycache__"}  # folders inside packages
 BLOCK = 20  # sentences in a row that go to the same part: of ten blocks, one each is held out
 N_DOCS_WORDS = 4_000  # the most frequent of the training part, <unk> and <eos> among them
@@ -289,6 +299,6 @@ def check_length(n_tokens: int, batch: int, words: int) -> None:
     if words > longest:
         raise ValueError(
             f"train.words {words} is longer than the data: {n_tokens:,} words in {batch} sequences "
-            f"side by side leave {max(longest, 0)} of each; choose a shorter train.words, a smaller "
-            "train.batch or more evaluator.tokens"
+            f"side by side leave {max(longest, 0)} of each; choose a shorter train.words, a "
+            "smaller train.batch or more evaluator.tokens"
         )

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from search_spaces.compression import Compression
     from search_spaces.memory import Experts
 
+ANY_PRECISION = Precision(8, 8)  # where only parameters are counted
 FUNCTIONS = ("tanh", "relu", "sigmoid", "identity")
 TABLE_SPREAD = 0.1  # standard deviation of fresh rows of tables of words
 TABLES = "/table", "/rows"  # as the names of kernels end of which a step reads a few rows
@@ -125,7 +126,7 @@ class Count:
     def __init__(
         self,
         name: str = "",
-        precision: Precision = Precision(8, 8),
+        precision: Precision = ANY_PRECISION,
         batch: int = 1,
         steps: int = 1,
         tied_bits: int = 0,

@@ -235,7 +235,7 @@ def test_the_evaluator_trains_the_family_of_the_run(family):
     assert "family" not in config["evaluator"], "it is the space's"
     assert configuration.make_evaluator(config).network is FAMILIES[family].network
     with pytest.raises(
-        ValueError, match="no networks .mobil. to train on images; known: cell, nas"
+        ValueError, match=r"no networks .mobil. to train on images; known: cell, nas"
     ):
         Proxy(family="mobil")
     with pytest.raises(ValueError, match="family"):

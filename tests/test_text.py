@@ -124,7 +124,7 @@ def test_missing_texts_say_how_to_get_them(arguments, said, tmp_path, monkeypatc
 
 def test_a_damaged_archive_is_named(tmp_path, small_ptb):
     (write_ptb(tmp_path, small_ptb) / "ptb.test.txt.gz").write_bytes(b"no gzip at all")
-    with pytest.raises(DataError, match="cannot read ptb .*gzip"):
+    with pytest.raises(DataError, match=r"cannot read ptb .*gzip"):
         text.load("ptb", tmp_path)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nas import pareto, words
-from nas.report import drawing
+from nas.report import svg
 from nas.report.page import Html, tag
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nas.report.findings import Findings
 
 RED, RULE = "#c2352b", "#e6eaee"
-RUNS = (drawing.BLUE, "#d07a1f", "#2f8f6b", "#8265ad", "#c2352b", "#7a6a53")  # a colour a run
+RUNS = (svg.BLUE, "#d07a1f", "#2f8f6b", "#8265ad", "#c2352b", "#7a6a53")  # a colour a run
 FONT = "system-ui, -apple-system, Segoe UI, Roboto, Helvetica Neue, Arial, sans-serif"
 
 
@@ -29,19 +29,19 @@ def chart(figure: go.Figure, caption: str, *, height: int) -> Html:
     figure.update_layout(
         template="none",
         height=height,
-        font={"family": FONT, "size": 13, "color": drawing.INK},
+        font={"family": FONT, "size": 13, "color": svg.INK},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         hoverlabel={
             "align": "left",
             "bordercolor": "#9aa5b1",
             "bgcolor": "#ffffff",
-            "font": {"family": FONT, "size": 12.5, "color": drawing.INK},
+            "font": {"family": FONT, "size": 12.5, "color": svg.INK},
         },
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "xanchor": "left"},
     )
-    titles = {"font": {"size": 13, "color": drawing.QUIET}, "standoff": 10}
-    figure.update_xaxes(gridcolor=RULE, zeroline=False, linecolor=drawing.QUIET, ticks="outside")
+    titles = {"font": {"size": 13, "color": svg.QUIET}, "standoff": 10}
+    figure.update_xaxes(gridcolor=RULE, zeroline=False, linecolor=svg.QUIET, ticks="outside")
     figure.update_yaxes(gridcolor=RULE, zeroline=False)
     figure.for_each_xaxis(lambda axis: axis.update(title=titles))
     figure.for_each_yaxis(lambda axis: axis.update(title=titles))
@@ -63,13 +63,13 @@ def front_chart(found: Findings) -> Html:
     board, goals = found.board, found.run.front.goals
     y, x, *rest = (goal.removeprefix("-") for goal in goals)
     hovers = np.array([_hover(found, i) for i in range(len(board))])
-    figure = go.Figure(_front_line(board, goals, drawing.INK, "front"))
+    figure = go.Figure(_front_line(board, goals, svg.INK, "front"))
     shades = np.log10(np.maximum(board[rest[0]].to_numpy(float), 1e-30)) if rest else None
     looks = {
         "sweep": ("found by the sweep", {"symbol": "diamond", "size": 8}),
         "search": (
             "as the search proposed it",
-            {"symbol": "circle", "size": 10, "line": {"width": 1.3, "color": drawing.INK}},
+            {"symbol": "circle", "size": 10, "line": {"width": 1.3, "color": svg.INK}},
         ),
     }
     for how, (name, marker) in looks.items():
@@ -197,7 +197,7 @@ def progress_chart(
         y=_plain(best),
         mode="lines",
         name="best so far",
-        line={"shape": "hv", "color": drawing.BLUE, "width": 2.2},
+        line={"shape": "hv", "color": svg.BLUE, "width": 2.2},
     )
     figure.update_layout(
         title={"text": title, "x": 0, "font": {"size": 14}, "xref": "paper"},

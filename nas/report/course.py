@@ -10,7 +10,7 @@ from collections import Counter
 import numpy as np
 
 from nas import pareto, words
-from nas.report import charts, drawing
+from nas.report import charts, drawing, svg
 from nas.report.findings import Findings
 from nas.report.page import Html, paragraph, section, table, tag
 from nas.trial import TRAINING_METRICS, Status
@@ -178,7 +178,7 @@ def training_curves(found: Findings) -> Html | None:
     figures = [
         tag(
             "figure",
-            drawing.curves([(in_final[id], drawing.INK), (in_search[id], drawing.BLUE)], frame),
+            drawing.curves([(in_final[id], svg.INK), (in_search[id], svg.BLUE)], frame),
             tag("figcaption", f"trial {id}"),
         )
         for id in ids
@@ -195,7 +195,7 @@ def training_curves(found: Findings) -> Html | None:
     )
 
 
-def curve(metrics: dict) -> list[drawing.Point]:
+def curve(metrics: dict) -> list[svg.Point]:
     """(epoch, accuracy) of a training, where both are known."""
     return [
         (float(point["epoch"]), float(point["accuracy"]))

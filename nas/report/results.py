@@ -50,8 +50,8 @@ def summary(found: Findings) -> str:
         return f"{text}{', at ' if others else ''}{words.listed(others)}."
     return (
         f"{text}. It serves {batch(found)} in {words.quantity(best['latency_s'], 's')}, "
-        f"at {words.quantity(best['energy_j'], 'J')} {words.a(example(found))}, on an accelerator of "
-        f"{words.number(best['area_mm2'])}{words.SPACE}mm²."
+        f"at {words.quantity(best['energy_j'], 'J')} {words.a(example(found))}, "
+        f"on an accelerator of {words.number(best['area_mm2'])}{words.SPACE}mm²."
     )
 
 
