@@ -40,6 +40,7 @@ CLIP_NORM = 1.0  # of the gradient over everything learned
 SAMPLING_POWER = 0.75  # words are drawn by their counts to this power
 SCORE_STREAMS, SCORE_WORDS = 50, 100  # a text is scored in so many streams, so many words at once
 CLIP_WORDS = 8  # of each stream, from which the first clips take their range
+LEAST_CLIP = 1.0  # to begin with: gated states are bounded by 1, and small only before training
 UNSEEN = -1e9  # score of an entry that is not there
 RIGHT_AGAIN = 1e9  # what a drawn word loses that is the right one
 
@@ -325,11 +326,11 @@ class LanguageProgram(Program):
         self._scores = call([scores, *kept], [words, *bits, *state])
 
     def _update(self, values, gradient, rate, powers):
-        """As of `Program`; but Adam, whose every step is about the rate, moves clips and
-        quantization steps by that share of themselves: many are smaller than a rate."""
+        """As of `Program`; but Adam, whose every step is about the rate, moves quantization steps
+        by that share of themselves: most are about as small as a rate."""
         if self.switches.optimizer != "adam":
             return super()._update(values, gradient, rate, powers)
-        first = sum(self.layout.parts[:2])
+        first = sum(self.layout.parts[:3])
         ranges = values[first:]
         with tf.control_dependencies([ranges]):
             moved = super()._update(values, gradient, rate, powers)
@@ -544,6 +545,8 @@ def first_values(network: LanguageModel, recipe: TextRecipe, words: np.ndarray, 
         ]
         means = [np.mean(reader.found[name]) for name in names]
         layout.set_clips(values, np.array(means), recipe.activation_bits)
+        clips = layout.split(values)[2]
+        clips[:] = np.maximum(clips, LEAST_CLIP)
     return values
 
 
