@@ -21,19 +21,16 @@ import tensorflow as tf
 from nas import codebook
 from nas.layout import MIN_CLIP, MIN_STEP, Layout
 from nas.program import Program, Switches
+from nas.reader import Graph, Magnitudes, Table
 from nas.text import Text, check_length, streams
 from nas.train import Trainer, schedule
 from search_spaces.compression import Compression
-from search_spaces.network import Step
 from search_spaces.quantizers import (
     FULL_BITS,
     activation_clip,
-    mean_magnitude,
-    quantize_activations,
-    quantize_rows,
     quantize_weights,
 )
-from search_spaces.sequence import HASH_MARGIN, TABLES, LanguageModel
+from search_spaces.sequence import TABLES, LanguageModel
 from search_spaces.training import REFERENCE_BATCH
 
 CLIP_NORM = 1.0  # of the gradient over everything learned
@@ -41,214 +38,7 @@ SAMPLING_POWER = 0.75  # words are drawn by their counts to this power
 SCORE_STREAMS, SCORE_WORDS = 50, 100  # a text is scored in so many streams, so many words at once
 CLIP_WORDS = 8  # of each stream, from which the first clips take their range
 LEAST_CLIP = 1.0  # to begin with: gated states are bounded by 1, and small only before training
-UNSEEN = -1e9  # score of an entry that is not there
 RIGHT_AGAIN = 1e9  # what a drawn word loses that is the right one
-
-
-class Table(NamedTuple):
-    """A kernel of which most uses read a few rows: quantized where it is read.
-
-    rows: float [n, width]; step, bits: scalar tensors; None without quantization.
-    """
-
-    rows: tf.Tensor
-    step: tf.Tensor | None = None
-    bits: tf.Tensor | None = None
-
-    def at(self, numbers) -> tf.Tensor:
-        """The rows of these numbers."""
-        return self._quantized(tf.gather(self.rows, numbers))
-
-    @property
-    def whole(self) -> tf.Tensor:
-        return self._quantized(self.rows)
-
-    def _quantized(self, rows):
-        if self.step is None:
-            return rows
-        return quantize_rows(rows, self.step, self.bits, int(np.prod(self.rows.shape)))
-
-
-class Graph:
-    """Reads a model as functional TensorFlow over many steps: tensors are [steps, n, width].
-
-    weights: per step of the model its tensors by name, tables as `Table`; activation_bits: one a
-    group, or None for float activations. finish(x, table, bias) makes the scores, or a loss, of
-    what goes into the last product. drop: (share, seed [2]) of dropout, one mask for all steps
-    (Gal and Ghahramani, 1512.05287).
-    """
-
-    def __init__(self, weights: Sequence[dict], activation_bits, finish: Callable, drop=None):
-        self.weights, self.bits, self.finish, self.drop = weights, activation_bits, finish, drop
-        self.n_drops = 0
-        self.loads: list = []  # words of each expert
-        self.penalties: list = []  # what is added to the loss in training
-
-    def enter(self, i: int, step: Step) -> None:
-        self.name, self.group, self.own = step.name, step.group, self.weights[i]
-        self.tables = getattr(self, "tables", {}) | {
-            f"{step.name}/{name.partition('/')[0]}": tensor
-            for name, tensor in self.own.items()
-            if isinstance(tensor, Table)
-        }
-
-    def lookup(self, name, words, vocabulary, width):
-        return self.own[f"{name}/table"].at(words)
-
-    def quantized(self, name, x):
-        if self.bits is None:
-            return x
-        return quantize_activations(x, self.own[f"{name}/clip"], self.bits[self.group], "linear")
-
-    def product(self, name, x, units, bias=False):
-        kernel = self.own[f"{name}/kernel"]
-        y = tf.matmul(tf.reshape(x, [-1, kernel.shape[0]]), kernel)
-        if bias:
-            y += self.own[f"{name}/bias"]
-        return y if x.shape.rank == 2 else tf.reshape(y, [*tf.unstack(tf.shape(x)[:-1]), units])
-
-    def scores(self, name, x, vocabulary, table):
-        if table is None:
-            return self.finish(x, self.own[f"{name}/rows"], self.own[f"{name}/bias"])
-        return self.finish(x, self.tables[table], self.own[f"{name}.bias/column"])
-
-    def scan(self, body, x, state):
-        n_steps = tf.shape(x)[0]
-        given = tf.TensorArray(tf.float32, n_steps, element_shape=[None, x.shape[-1]]).unstack(x)
-        width = state[0].shape[-1]
-        made = tf.TensorArray(tf.float32, n_steps, element_shape=[None, width])
-
-        def step(i, state, made):
-            y, state = body(given.read(i), state)
-            return i + 1, state, made.write(i, y)
-
-        _, state, made = tf.while_loop(
-            lambda i, *_: i < n_steps, step, (0, tuple(state), made), parallel_iterations=1
-        )
-        y = made.stack()
-        y.set_shape([None, None, width])
-        return y, state
-
-    def width(self, x):
-        return x.shape[-1]
-
-    def split(self, x, n):
-        return tf.split(x, n, -1)
-
-    def compared(self, query, key, keys, heads, slots):
-        size = query.shape[-1] // heads
-        every = self._joined(keys, key)  # [n, slots + steps, .]
-        of_heads = [tf.shape(every)[0], tf.shape(every)[1], heads, size]
-        n_steps = tf.shape(query)[0]
-        scores = tf.einsum(
-            "tnhk,nshk->nhts",
-            tf.reshape(query, [n_steps, -1, heads, size]),
-            tf.reshape(every, of_heads),
-        )
-        # of a step the `slots` entries before its own
-        age = tf.range(tf.shape(every)[1])[None] - tf.range(n_steps)[:, None]
-        seen = (age >= 0) & (age < slots)
-        shares = tf.nn.softmax(tf.where(seen, scores * size**-0.5, UNSEEN))
-        return shares, every[:, -slots:]
-
-    def collected(self, shares, value, values, heads, slots):
-        every = self._joined(values, value)
-        shape = [tf.shape(every)[0], tf.shape(every)[1], heads, value.shape[-1] // heads]
-        found = tf.einsum("nhts,nshv->tnhv", shares, tf.reshape(every, shape))
-        found = tf.reshape(found, tf.shape(value))
-        found.set_shape(value.shape)
-        return found, every[:, -slots:]
-
-    @staticmethod
-    def _joined(kept, new):
-        """Entries [n, slots, width] and those of all steps [steps, n, width] behind them."""
-        return tf.concat([kept, tf.transpose(new, [1, 0, 2])], 1)
-
-    def recalled(self, address, value, table, last, slots):
-        b = slots.bit_length() - 1
-        signs = tf.cast(address[..., :b] > HASH_MARGIN, tf.int32)
-        now = tf.transpose(tf.reduce_sum(signs * 2 ** np.arange(b, dtype=np.int32), -1))
-        into = tf.concat([tf.cast(last, tf.int32), now[:, :-1]], 1)  # [n, steps]
-        steps = tf.range(tf.shape(now)[1])
-        earlier = steps[None, :] <= steps[:, None]
-        same = tf.equal(now[:, :, None], into[:, None, :]) & earlier  # [n, reader, writer]
-        writer = tf.reduce_max(tf.where(same, steps, -1), -1)
-        every = self._joined(table, value)
-        found = tf.gather(every, tf.where(writer >= 0, slots + writer, now), batch_dims=1)
-        # of the entries, those written, by the last that did
-        entries = tf.range(slots)
-        wrote = tf.equal(entries[None, :, None], into[:, None, :])  # [n, slots, steps]
-        writer = tf.reduce_max(tf.where(wrote, steps, -1), -1)
-        table = tf.gather(every, tf.where(writer >= 0, slots + writer, entries), batch_dims=1)
-        found = tf.transpose(found, [1, 0, 2])
-        found.set_shape(value.shape)
-        return found, (table, tf.cast(now[:, -1:], tf.float32))
-
-    def outer_sum(self, a, b):
-        joined = a[..., :, None] + b[..., None, :]
-        return tf.reshape(joined, [*tf.unstack(tf.shape(a)[:-1]), a.shape[-1] * b.shape[-1]])
-
-    def experts(self, x, scores, experts):
-        """Words are sorted by expert, and those of each experts in use are one product of a batch;
-        none is left out."""
-        width, hidden, active = x.shape[-1], experts.hidden, experts.active
-        flat, scores = tf.reshape(x, [-1, width]), tf.reshape(scores, [-1, experts.n])
-        if self.drop is not None:
-            shape, seed = tf.shape(scores), self.drop[1]
-            scores += tf.random.stateless_normal(shape, seed - 1) / experts.n
-        chances = tf.nn.softmax(scores)
-        shares, which = tf.math.top_k(chances, active)  # [words, active]
-        load = tf.math.bincount(tf.reshape(which, [-1]), minlength=experts.n, dtype=tf.float32)
-        self.loads.append(load)
-        even = load / tf.reduce_sum(load) * tf.reduce_mean(chances, 0)
-        even = experts.n * tf.reduce_sum(even)
-        self.penalties.append(experts.balance * even)
-
-        used, at = tf.unique(tf.reshape(which, [-1]))  # at: [words · active] place among the used
-        n_used = tf.shape(used)[0]
-        counts = tf.math.bincount(at, minlength=n_used)
-        longest = tf.reduce_max(counts)
-        order = tf.argsort(at, stable=True)
-        place = tf.range(tf.shape(at)[0]) - tf.gather(tf.cumsum(counts, exclusive=True),
-                                                      tf.gather(at, order))  # fmt: skip
-        slot = tf.gather(at, order) * longest + place
-        word = order // active
-        source = tf.scatter_nd(slot[:, None], word + 1, [n_used * longest])
-        padded = tf.concat([tf.zeros([1, width]), flat], 0)
-        y = tf.reshape(tf.gather(padded, source), [n_used, longest, width])
-        y = tf.matmul(y, tf.reshape(self.own["up/table"].at(used), [-1, width, hidden]))
-        y = self.quantized("inner", tf.nn.relu(y))
-        y = tf.matmul(y, tf.reshape(self.own["down/table"].at(used), [-1, hidden, width]))
-        y = tf.gather(tf.reshape(y, [-1, width]), slot)  # [words · active, width], sorted
-        shares = tf.gather(tf.reshape(shares, [-1]), order)
-        y = tf.math.unsorted_segment_sum(y * shares[:, None], word, tf.shape(flat)[0])
-        y = tf.reshape(y, tf.shape(x))
-        y.set_shape(x.shape)
-        return y
-
-    def function(self, name, x):
-        return x if name == "identity" else getattr(tf, name, tf.nn.relu)(x)
-
-    def dropout(self, x):
-        if self.drop is None:
-            return x
-        share, seed = self.drop
-        self.n_drops += 1
-        drawn = tf.random.stateless_uniform([1, tf.shape(x)[1], x.shape[-1]], seed + self.n_drops)
-        return x * (tf.cast(drawn >= share, tf.float32) / (1.0 - share))
-
-
-class Magnitudes(Graph):
-    """Reads a model in float and writes down the mean size of all that is quantized."""
-
-    def __init__(self, weights, finish):
-        super().__init__(weights, None, finish)
-        self.found: dict[str, list[float]] = {}
-
-    def quantized(self, name, x):
-        mean = mean_magnitude(x, "linear").numpy()
-        self.found.setdefault(f"{self.name}/{name}", []).append(mean)
-        return x
 
 
 class LanguageProgram(Program):

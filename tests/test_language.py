@@ -21,6 +21,8 @@ SMALL = {"rnn.units": 32, "embed.width": 64, "rnn.layers": [1, 2], "embed.rank":
          "experts.n": [1, 8, 32], "dag.nodes": [1, 2, 3, 5],
          "dag.gates": ["highway", "none"]}  # fmt: skip
 
+PLAIN = {"rnn.layers": 1, "embed.rank": 0, "memory.kind": "none", "experts.n": 1}
+
 
 def designs(n, seed=0, **narrowed):
     """Choices of n random language models of each cell, small ones over few words."""
@@ -111,7 +113,7 @@ def test_the_exported_model_scores_what_the_trained_one_does(choices, bits, trai
 
 def test_scores_are_those_of_a_plain_lstm(trainer):
     """The full softmax over an LSTM written down in NumPy, weight by weight."""
-    choices = designs(1, **{"rnn.layers": 1, "embed.rank": 0, "embed.tied": False})[2]
+    choices = designs(1, **PLAIN, **{"embed.tied": False})[2]
     assert choices["rnn.cell"] == "lstm"
     network = recurrent.network(choices)
     trained = trainer.fit(network, markov_text(1500), recipe(32), seed=3)
@@ -142,7 +144,7 @@ def test_scores_are_those_of_a_plain_lstm(trainer):
     np.testing.assert_allclose(found[0], scores, atol=1e-4)
 
 
-@pytest.mark.parametrize("choices", designs(1, seed=11, **{"rnn.layers": 1}))
+@pytest.mark.parametrize("choices", designs(1, seed=11, **PLAIN))
 def test_training_learns_what_follows(choices, trainer):
     """Three words may follow each, so that a perplexity of 3 is the least there is."""
     if choices["rnn.cell"] in ("dag", "tree"):  # functions that all learn it
@@ -158,7 +160,7 @@ def test_training_learns_what_follows(choices, trainer):
 
 
 def test_equal_seeds_give_equal_bits_whatever_ran_before(trainer):
-    network = recurrent.network(designs(1)[0])
+    network = recurrent.network(designs(1, **PLAIN)[0])
     settings = recipe(dropout=0.3)
     first = trainer.fit(network, markov_text(1500), settings, seed=4)
     trainer.fit(network, markov_text(1500), settings, seed=5)
@@ -170,7 +172,7 @@ def test_equal_seeds_give_equal_bits_whatever_ran_before(trainer):
 
 def test_a_sampled_softmax_of_every_word_is_the_full_one(trainer):
     """With the exact expectations in place of draws, both have the same loss and gradient."""
-    network = recurrent.network(designs(1, **{"embed.tied": False})[2])
+    network = recurrent.network(designs(1, **PLAIN, **{"embed.tied": False})[2])
     layout, words = Layout(network), markov_text(8 * 13).reshape(13, 8)
     bits, state = np.full(3, 32, np.int32), zero_state(network, 8)
     values, every = layout.initial(0, bits), np.arange(WORDS, dtype=np.int32)
@@ -190,7 +192,7 @@ def test_a_sampled_softmax_of_every_word_is_the_full_one(trainer):
 
 
 def test_gradients_are_clipped(trainer):
-    network = recurrent.network(designs(1)[3])
+    network = recurrent.network(designs(1, **PLAIN)[3])
     program = trainer.program(network, Switches("", optimizer="momentum", sampled=False))
     layout, bits = Layout(network), np.full(3, 32, np.int32)
     values = 3 * layout.initial(0, bits)
@@ -203,9 +205,7 @@ def test_gradients_are_clipped(trainer):
 
 
 def test_a_known_cell_counts_what_it_is_known_for():
-    [choices] = [
-        c for c in designs(1, **{"rnn.layers": 1, "embed.rank": 0}) if c["rnn.cell"] == "lstm"
-    ]
+    [choices] = [c for c in designs(1, **PLAIN) if c["rnn.cell"] == "lstm"]
     rows = {row.name: row for row in recurrent.network(choices).steps[1].op.cost(
         "cell", [(64,)], Precision(4, 8), batch=3, steps=7)}  # fmt: skip
     assert (rows["cell.input"].m, rows["cell.input"].k, rows["cell.input"].n) == (21, 64, 128)
@@ -216,7 +216,7 @@ def test_a_known_cell_counts_what_it_is_known_for():
 
 
 def test_a_tied_table_is_stored_once_and_multiplied_in_its_own_bits():
-    [choices] = designs(1, **{"embed.tied": True, "embed.rank": 0, "rnn.layers": 1})[3:]
+    [choices] = designs(1, **PLAIN, **{"embed.tied": True})[3:]
     choices |= {"bits.weights.embedding": 3, "bits.weights.output": 8, "embed.width": 32}
     table = recurrent.layers(choices)
     scores = list(table.names).index("output.scores")
@@ -228,7 +228,7 @@ def test_a_tied_table_is_stored_once_and_multiplied_in_its_own_bits():
 
 
 def test_serving_is_priced_by_the_words_of_a_sequence():
-    [choices] = designs(1)[:1]
+    [choices] = designs(1, **PLAIN)[:1]
     one, many = (recurrent.layers(choices | {"serve.words": n}) for n in (1, 35))
     assert many.macs[0] == 35 * one.macs[0] and many.params[0] == one.params[0]
     lookups = [t.gather_bytes[0] for t in (one, many)]
@@ -236,7 +236,7 @@ def test_serving_is_priced_by_the_words_of_a_sequence():
 
 
 def test_models_that_only_serve_otherwise_share_a_program():
-    [choices] = designs(1)[:1]
+    [choices] = designs(1, **PLAIN)[:1]
     network = recurrent.network(choices)
     again = recurrent.network(choices | {"serve.words": 128, "train.words": 8})
     assert network == again and hash(network) == hash(again)
@@ -245,6 +245,6 @@ def test_models_that_only_serve_otherwise_share_a_program():
 
 
 def test_a_text_shorter_than_a_step_is_refused(trainer):
-    network = recurrent.network(designs(1)[0])
+    network = recurrent.network(designs(1, **PLAIN)[0])
     with pytest.raises(ValueError, match=r"train.words 12 is longer than the data: 90 words in 8"):
         trainer.fit(network, markov_text(90), recipe(), seed=0)

@@ -8,9 +8,10 @@ from test_language import WORDS, designs, markov_text, recipe
 from hwmodel.workload import Layers
 from nas import language
 from nas.evaluators.language import Language
-from nas.language import Graph, Table, TextTrainer
+from nas.language import TextTrainer
 from nas.layout import Layout
 from nas.pricing import price_designs
+from nas.reader import Graph, Table
 from search_spaces import joint, recurrent
 from search_spaces.compression import Compression
 from search_spaces.memory import Experts, HardMemory, SoftMemory
