@@ -28,6 +28,7 @@ from search_spaces.compression import Compression
 from search_spaces.quantizers import (
     FULL_BITS,
     activation_clip,
+    activation_levels,
     quantize_weights,
 )
 from search_spaces.sequence import TABLES, LanguageModel
@@ -37,7 +38,9 @@ CLIP_NORM = 1.0  # of the gradient over everything learned
 SAMPLING_POWER = 0.75  # words are drawn by their counts to this power
 SCORE_STREAMS, SCORE_WORDS = 50, 100  # a text is scored in so many streams, so many words at once
 CLIP_WORDS = 8  # of each stream, from which the first clips take their range
-LEAST_CLIP = 1.0  # to begin with: gated states are bounded by 1, and small only before training
+# First clips are wide, as nothing is learned of what lies beyond them, and fresh tables and states
+# are small only before training: but no wider than leaves a step of a quarter.
+NARROWEST_CLIP, WIDEST_CLIP, COARSEST_STEP = 1.0, 4.0, 0.25
 RIGHT_AGAIN = 1e9  # what a drawn word loses that is the right one
 
 
@@ -335,8 +338,10 @@ def first_values(network: LanguageModel, recipe: TextRecipe, words: np.ndarray, 
         ]
         means = [np.mean(reader.found[name]) for name in names]
         layout.set_clips(values, np.array(means), recipe.activation_bits)
+        levels = activation_levels(np.array(recipe.activation_bits), "linear")
+        wide = np.clip(COARSEST_STEP * levels, NARROWEST_CLIP, WIDEST_CLIP)
         clips = layout.split(values)[2]
-        clips[:] = np.maximum(clips, LEAST_CLIP)
+        clips[:] = np.maximum(clips, wide[[p.group for p in layout.clips]])
     return values
 
 
