@@ -47,7 +47,7 @@ TEXT_SPACE = Space(
     [
         Decision("train.batch", (8, 16, 32, 64, 128), usual=(16, 32, 64)),
         Decision("train.words", (8, 16, 35, 70, 140), usual=(16, 35, 70)),  # of back-propagation
-        Decision("train.learning_rate", (0.05, 0.1, 0.2, 0.4, 0.8)),
+        Decision("train.learning_rate", (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)),
         Decision(
             "train.lr_rule",
             ("linear", "sqrt", "none"),
