@@ -259,6 +259,8 @@ def print_aligned(lines: list[list[str]]) -> None:
 
 
 def run_status(options: argparse.Namespace) -> None:
+    from nas import words
+    from nas.fidelities import correlations
     from nas.run import Run
 
     run = Run(options.dir)
@@ -274,6 +276,8 @@ def run_status(options: argparse.Namespace) -> None:
             stopped = "json_extract(metrics, '$.stopped_at') IS NOT NULL AND repeats IS NULL"
             counts["of the trained stopped early"] = store.count(stopped)
         finals = len(store.finals())
+        rungs = run.config["fidelities"]["rungs"]
+        agreement = correlations(store.trials(), run.front.needs[0]) if rungs else []
     total = run.config["trials"]
     wanted = run.config["final"]["top"] if run.evaluator.final_metrics else 0
     print(
@@ -281,6 +285,8 @@ def run_status(options: argparse.Namespace) -> None:
         + ", ".join(f"{n} {name}" for name, n in counts.items())
         + f", {finals} of {wanted} final trainings"
     )
+    for each in agreement:
+        print(words.ascii(f"{words.label(run.front.needs[0])}: {words.agreement(each, rungs)}"))
     print(
         f"in use by {run.dir.holder()}"
         if run.dir.holder()

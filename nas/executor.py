@@ -94,7 +94,8 @@ class LocalExecutor:
 
     evaluator, options: what each worker builds from the table of evaluators. log: where their
     standard error goes. folder: where an evaluator keeps what it will need again. A task is a
-    dictionary with `id`, `kind`, `choices` and `seed`, and `stop_below` where it may end early.
+    dictionary with `id`, `kind`, `choices` and `seed`, `stop_below` where it may end early, and
+    `fidelity` where there are several.
     """
 
     def __init__(

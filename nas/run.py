@@ -241,6 +241,7 @@ def _go_on(run: Run, *, progress: bool) -> Run:
             out_of_time=out_of_time,
             watch=watch,
             early_stopping=configuration.make_early_stopping(config),
+            fidelities=configuration.make_fidelities(config),
         ).run()
         train_finals(run, executor, store, watch)
         store.log("searched to the end")

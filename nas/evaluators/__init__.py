@@ -19,6 +19,8 @@ class Evaluator(Protocol):
     run's `[evaluator]` table.
 
     metrics: what it measures of a trial. final_metrics: what a final training adds, if it has any.
+    One that trains at several fidelities has `fidelity(rung)`: what `evaluate` takes by that name
+    for a rung of the run's `[fidelities]`; ValueError for a rung that it has not.
     """
 
     in_process: bool
@@ -55,6 +57,7 @@ def perform(evaluator: Evaluator, task: dict) -> dict:
             )
         else:
             asked = {"stop_below": task["stop_below"]} if task.get("stop_below") else {}
+            asked |= {"fidelity": task["fidelity"]} if "fidelity" in task else {}
             metrics = evaluator.evaluate(task["choices"], seed=task["seed"], **asked)
         return {"metrics": metrics}
     except Exception as error:  # whatever a candidate raises belongs to its trial

@@ -190,11 +190,26 @@ class Proxy:
         resolution = trained.network.image[0]
         return trained.score(*self.part(part, resolution, normalization_of(choices)))
 
+    def fidelity(self, rung: int) -> int:
+        """A rung is the epochs of its trainings; the first are those of every candidate."""
+        if isinstance(rung, bool) or not isinstance(rung, int) or rung < self.epochs:
+            raise ValueError(
+                f"fidelities.rungs are whole numbers of epochs, from evaluator.epochs = "
+                f"{self.epochs} up; got {rung!r}"
+            )
+        return rung
+
     def evaluate(
-        self, choices: Choices, *, seed: int, stop_below: Sequence[tuple[int, float]] = ()
+        self,
+        choices: Choices,
+        *,
+        seed: int,
+        stop_below: Sequence[tuple[int, float]] = (),
+        fidelity: int | None = None,
     ) -> Metrics:
         """Validation accuracy and loss of a short training, with its curve and what it took.
 
+        fidelity: its epochs, where they are not those of every candidate.
         stop_below: (epochs, accuracy), after so many of which the training ends unless the
         validation accuracy is that high; then `stopped_at` says so. `rungs` are these accuracies.
         """
@@ -208,7 +223,7 @@ class Proxy:
                 stopped = rungs[-1][1] < limits[epoch]
             return stopped
 
-        trained = self._fit(choices, seed, "proxy", self.epochs, OFF, stop)
+        trained = self._fit(choices, seed, "proxy", fidelity or self.epochs, OFF, stop)
         accuracy, loss = self._scored(trained, choices, "validation")
         epochs = len(trained.curve)
         asked = {"rungs": rungs} if limits else {}
