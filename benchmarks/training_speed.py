@@ -66,11 +66,12 @@ def designs(n: int, resolution: int = 16) -> list[dict]:
 # -- contestants: each in processes of its own, `--role`, told what to train over its input --------
 
 
-def load_parts(resolution: int) -> tuple:
-    """Normalized images and labels: training and validation, as our evaluator has them."""
+def load_parts(resolution: int, **options) -> tuple:
+    """Normalized images and labels: training and validation, as our evaluator has them under its
+    options."""
     from nas.evaluators.proxy import Proxy
 
-    proxy = Proxy(images=IMAGES, epochs=1)
+    proxy = Proxy(**{"images": IMAGES, "epochs": 1, **options})
     proxy.start()
     return *proxy.part("proxy", resolution), *proxy.part("validation", resolution)
 
@@ -126,7 +127,8 @@ class Fit:
     """keras.Model.fit and evaluate, one candidate after the other."""
 
     def __init__(self, settings: dict):
-        self.parts = {r: load_parts(r) for r in settings["resolutions"]}
+        data = settings.get("evaluator", {})
+        self.parts = {r: load_parts(r, **data) for r in settings["resolutions"]}
         self.epochs, self.steps = settings["epochs"], settings["steps_per_execution"]
 
     def train(self, choices: dict, seed: int) -> float:
@@ -267,12 +269,12 @@ class Contestant:
             )
             os.sched_setaffinity(process.pid, pinned)
             self.processes.append(process)
-            self._send(process, {"epochs": 1, "resolutions": RESOLUTIONS, **settings})
+            self.send(process, {"epochs": 1, "resolutions": RESOLUTIONS, **settings})
         for process in self.processes:
             if process.stdout.readline() != "ready\n":
                 raise RuntimeError(f"the contestant '{role}' did not start; run its role alone")
 
-    def _send(self, process, message) -> None:
+    def send(self, process, message) -> None:
         process.stdin.write(json.dumps(message) + "\n")
         process.stdin.flush()
 
@@ -281,7 +283,7 @@ class Contestant:
         shares = [chosen[i :: len(self.processes)] for i in range(len(self.processes))]
         start = time.perf_counter()
         for process, share in zip(self.processes, shares, strict=True):
-            self._send(process, share)
+            self.send(process, share)
         answers = [json.loads(process.stdout.readline()) for process in self.processes]
         seconds = time.perf_counter() - start
         accuracies = [0.0] * len(chosen)

@@ -40,9 +40,9 @@ PRICED = (  # where there is an accelerator
 def entries(run: Run) -> list[tuple[Trial, str]]:
     """(design, how it was found) of every design that may stand on the leaderboard, unsorted.
 
-    Every trial that was trained to its end and keeps the constraints, of a design trained at several
-    fidelities the longest; of the sweep's pairs those on
-    the front over all pairs, and each network's best by the reward where that is one number.
+    Every trial that was trained to its end and keeps the constraints, of a design trained at
+    several fidelities the longest; of the sweep's pairs those on the front over all pairs, and each
+    network's best by the reward where that is one number.
     """
     trained = [
         t

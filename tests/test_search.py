@@ -62,13 +62,14 @@ def search(path, executor, *, controller="evolution", n_trials=30, constraints=(
     outlook.limit = 24  # fewer networks priced for one ask
     inner = controllers.make(controller, space, seed=seed,
                              n_objectives=judge.n_objectives, outlook=outlook)  # fmt: skip
-    halving = SuccessiveHalving(inner, n_rungs=len(fidelities), reduction=reduction,
-                                n_objectives=judge.n_objectives) if fidelities else inner  # fmt: skip
+    if fidelities:
+        inner = SuccessiveHalving(inner, n_rungs=len(fidelities), reduction=reduction,
+                                  n_objectives=judge.n_objectives)  # fmt: skip
     yield Search(
         price=partial(price_designs, "cell", named=named), space=space, store=store,
         executor=executor,
         reward=judge,
-        controller=halving,
+        controller=inner,
         constraints=limits,
         n_trials=n_trials, in_flight=in_flight, seed=seed, out_of_time=lambda: False, watch=watch,
         early_stopping=early_stopping, fidelities=fidelities,
