@@ -9,8 +9,8 @@ most 4 mm2. A candidate is trained on 10,000 images twice, at 16x16. Objectives 
 latency.
 
 Peers are Optuna's NSGA-II and TPE, and KerasTuner's Bayesian optimization, which takes one
-objective (MnasNet's soft reward). Each trains plain Keras models by `fit` in two pinned processes
-and asks our `price` for the latency, which costs it next to nothing; what breaks the area is told
+objective (MnasNet's soft reward). Each trains plain Keras models by `fit` in two pinned processes,
+as it is fastest here, and asks our `price` for the latency, which costs it next to nothing; what breaks the area is told
 as failed without a training. Ours is `nas.search` with its default controller, for a third of the
 time.
 
@@ -42,7 +42,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import nas
-from benchmarks.training_speed import Contestant
+from benchmarks.training_speed import Contestant, best_settings, designs
 from nas import config, controllers, pareto, pricing
 from nas.compare import MARGIN
 from nas.executor import LocalExecutor
@@ -55,6 +55,7 @@ OURS = "surrogate"
 OUR_SHARE = 1 / 3  # of the peers' minutes, that ours searches
 LOOKS = 20  # times that our front is looked at, evenly over its minutes
 N_NETWORKS = 8  # of a front that are trained longer
+FIT = "how fit is fastest"
 OPEN = 2  # trials of a peer at a time, one a core
 GOALS = ("accuracy", "-latency_s")
 PARETO = {"name": "pareto", "objectives": list(GOALS)}
@@ -111,8 +112,8 @@ def record(minutes: float, choices: Mapping, accuracy: float, latency_s: float) 
 # -- searches: a list of records each, in the order of landing -------------------------------------
 
 
-def search_of_peer(name: str, seed: int, minutes: float, data: str) -> list[dict]:
-    """What a peer's method trains in so many minutes, by plain Keras on two cores."""
+def search_of_peer(name: str, seed: int, minutes: float, data: str, fit: Mapping) -> list[dict]:
+    """What a peer's method trains in so many minutes, by plain Keras on two cores; fit: how."""
     one = name.startswith("keras_tuner")
     run = settings(data, SOFT if one else PARETO, seed=seed)
     space, reward = config.make_space(run), config.make_reward(run)
@@ -140,7 +141,7 @@ def search_of_peer(name: str, seed: int, minutes: float, data: str) -> list[dict
             "fit",
             processes=OPEN,
             threads=1,
-            steps_per_execution=1,
+            **fit,
             epochs=options["epochs"],
             resolutions=list(space.decisions[space.column["cell.resolution"]].values),
             evaluator=options,
@@ -336,7 +337,9 @@ def main() -> None:
             if name == "ours":
                 cache[key] = search_of_ours(seed, OUR_SHARE * options.minutes, data)
             else:
-                cache[key] = search_of_peer(name, seed, options.minutes, data)
+                if FIT not in cache:
+                    cache[FIT] = best_settings("fit", OPEN, designs(3))
+                cache[key] = search_of_peer(name, seed, options.minutes, data, cache[FIT])
     summarize(options.peers, options.seeds, options.minutes, cache, data)
 
 
