@@ -10,9 +10,9 @@ latency.
 
 Peers are Optuna's NSGA-II and TPE, and KerasTuner's Bayesian optimization, which takes one
 objective (MnasNet's soft reward). Each trains plain Keras models by `fit` in two pinned processes,
-as it is fastest here, and asks our `price` for the latency, which costs it next to nothing; what breaks the area is told
-as failed without a training. Ours is `nas.search` with its default controller, for a third of the
-time.
+in the precision and the steps per execution that are fastest here, and asks our `price` for the
+latency, which costs it next to nothing; what breaks the area is told as failed without a training.
+Ours is `nas.search` with its default controller, for a third of the time.
 
 Every network on a front, of the peers' at the end and of ours at each minute looked at, is trained
 once more, longer, by one and the same training; hypervolumes are of these test accuracies, and of

@@ -127,7 +127,7 @@ def test_a_longer_fidelity_is_that_many_epochs(proxy):
     assert proxy.fidelity(6) == 6
     longer = proxy.evaluate(design(), seed=0, fidelity=4)
     assert longer["epochs"] == len(longer["curve"]) == 4
-    with pytest.raises(ValueError, match="from evaluator.epochs = 2 up; got 1"):
+    with pytest.raises(ValueError, match="= 2 up; got 1"):
         proxy.fidelity(1)
 
 
