@@ -317,7 +317,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("time_to_front.json"))
     parser.add_argument("--final-epochs", type=int, default=16, help="of the longer training (16)")
     options = parser.parse_args()
-    setting = {"minutes": options.minutes, "final_epochs": options.final_epochs}
+    setting = {"minutes": options.minutes, "final_epochs": options.final_epochs, **PROXY}
     try:
         if options.minutes <= 0 or options.seeds < 1:
             raise ValueError("--minutes is above 0 and --seeds at least 1")
