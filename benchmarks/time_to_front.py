@@ -284,6 +284,8 @@ def summarize(peers: Sequence[str], seeds: int, minutes: float, cache: Cache, da
         seed: {m: front_of(cache[f"ours seed {seed}"], m) for m in looks} for seed in range(seeds)
     }
     every = [*fronts.values(), *(front for each in ours.values() for front in each.values())]
+    if not any(every):
+        raise SystemExit("no training ended in time: nothing to compare; give more --minutes")
     train_longer([each for front in every for each in front], cache, data)
     points = finals([each for front in every for each in front], cache)
     reference = points.min(axis=0) - MARGIN * np.ptp(points, axis=0)
