@@ -4,7 +4,9 @@ by promotion (Li et al., 2018, arXiv 1810.05934, algorithm 2), around any contro
 Whenever a training may begin, the best 1 / reduction of those told at a rung and not yet promoted
 go on to the next, the highest rung first; only where there are none is the controller asked for a
 new design. Best is by front, then by room on it, so that several objectives are ranked too. A
-promotion is a trial of its own, trained anew for the longer time.
+promotion is a trial of its own, trained anew for the longer time. Unlike in the paper no more than
+1 / reduction are ever promoted: a controller that learns keeps finding better ones, and each would
+be among the best for a while.
 
 The controller is told of the first rung alone: there all candidates are comparable, and none looks
 better for having been trained longer.
@@ -35,9 +37,10 @@ class Rung:
         self.promoted: list[bool] = []
 
     def promote(self, reduction: int) -> np.ndarray | None:
-        """The best design of the best 1 / reduction that was not promoted yet; then it is."""
+        """The best design of the best 1 / reduction that was not promoted yet; then it is. None
+        where as many were promoted already."""
         n_best = len(self.objectives) // reduction
-        if sum(self.promoted) == len(self.promoted) or not n_best:
+        if sum(self.promoted) >= n_best:
             return None
         objectives = np.array(self.objectives)
         for row in order(objectives)[:n_best]:
