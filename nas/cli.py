@@ -43,6 +43,12 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--trials", type=int, help="how many candidates to train")
         sub.add_argument("--hours", type=float, help="ask for no new candidates after so long")
         sub.add_argument("--workers", type=int, help="processes that train, one core each")
+        sub.add_argument(
+            "--dask",
+            metavar="ADDRESS",
+            help="of a Dask scheduler whose workers train: tcp://HOST:PORT, tls://HOST:PORT, "
+            "file:///PATH of a scheduler file, or local",
+        )
 
     comparing = command("compare", run_compare, "compare controllers on equal budgets")
     comparing.add_argument("preset", help="a preset's name or a TOML file")
@@ -160,6 +166,7 @@ def run_search(options: argparse.Namespace) -> None:
     from nas.run import new_run_dir
 
     given = {name: getattr(options, name) for name in ("trials", "hours", "workers", "seed")}
+    given["cluster"] = None if options.dask is None else {"dask": options.dask}
     directory = options.run_dir or new_run_dir(options.preset)
     with resumable(directory):
         run = nas.search(
@@ -176,6 +183,7 @@ def run_resume(options: argparse.Namespace) -> None:
     import nas
 
     given = {name: getattr(options, name) for name in ("trials", "hours", "workers")}
+    given["cluster"] = None if options.dask is None else {"dask": options.dask}
     with resumable(options.dir):
         run = nas.resume(
             options.dir, **{name: value for name, value in given.items() if value is not None}

@@ -8,6 +8,7 @@ preset, trials, seed, workers, in_flight, hours, constraints
 [reward]      name = "mnasnet", and its options
 [early_stopping]  epochs: after so many, candidates go on that are among the best 1/reduction
 [final]       top: how many designs are trained longer at the end
+[cluster]     dask: the address of a scheduler, and what nas/cluster.py says of the rest
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from nas import controllers, evaluators, reward
+from nas import cluster, controllers, evaluators, reward
 from nas.early_stopping import EarlyStopping
 from nas.outlook import Priced, Tabled
 from nas.pricing import price_designs
@@ -44,8 +45,27 @@ DEFAULTS: dict[str, Any] = {
     "reward": {"name": "mnasnet"},
     "early_stopping": {"reduction": 3, "epochs": []},  # off without epochs
     "final": {"top": 1},
+    "cluster": {  # of Dask workers; without an address, worker processes of this machine
+        "dask": "",
+        "threads": 1,
+        "resources": {},
+        "ca": "",
+        "cert": "",
+        "key": "",
+        "patience_s": 600.0,
+    },
 }
-LEAST = {"trials": 1, "seed": 0, "workers": 1, "in_flight": 1, "hours": 0, "top": 0, "reduction": 2}
+LEAST = {
+    "trials": 1,
+    "seed": 0,
+    "workers": 1,
+    "in_flight": 1,
+    "hours": 0,
+    "top": 0,
+    "reduction": 2,
+    "threads": 1,
+    "patience_s": 0,
+}
 TABLES = {
     "evaluator": evaluators.EVALUATORS,
     "controller": controllers.CONTROLLERS | controllers.FOREIGN,
@@ -135,7 +155,7 @@ def complete(table: Mapping) -> dict:
             config[key] = {**default, **given}
         else:
             config[key] = typed(key, given, default)
-    for key in ("final", "early_stopping"):
+    for key in ("final", "early_stopping", "cluster"):
         for name, value in config[key].items():
             if name not in DEFAULTS[key]:
                 raise ConfigError(f"unknown key '{key}.{name}'; {nearest(name, DEFAULTS[key])}")
@@ -144,6 +164,11 @@ def complete(table: Mapping) -> dict:
         config[key] = with_options(key, config[key], choices)
     if is_priced(config):
         config["space"].setdefault("accelerators", "systolic")
+    cluster.check(config["cluster"])
+    if config["cluster"]["dask"] and make_evaluator(config).in_process:
+        raise ConfigError(
+            f"evaluator '{config['evaluator']['name']}' looks designs up here; leave out --dask"
+        )
     make_evaluator(config)
     make_space(config)
     make_reward(config)

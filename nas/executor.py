@@ -13,6 +13,7 @@ import selectors
 import subprocess
 import sys
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
 
@@ -35,7 +36,7 @@ class ExecutorError(RuntimeError):
 class Worker:
     """One process and the task it works on."""
 
-    def __init__(self, setup: dict, log: TextIO):
+    def __init__(self, setup: dict, log: TextIO, environment: Mapping[str, str]):
         self.task: dict | None = None
         self.ready = False
         self.process = subprocess.Popen(
@@ -47,7 +48,7 @@ class Worker:
             encoding="utf-8",
             bufsize=1,
             start_new_session=True,
-            env={**os.environ, **ENVIRONMENT},
+            env={**os.environ, **environment},
         )
         self.send(setup)
 
@@ -93,7 +94,8 @@ class LocalExecutor:
     """Runs tasks on `n_workers` processes of this machine.
 
     evaluator, options: what each worker builds from the table of evaluators. log: where their
-    standard error goes. folder: where an evaluator keeps what it will need again. A task is a
+    standard error goes. folder: where an evaluator keeps what it will need again. environment: of
+    the workers, over this process's. pinned: each worker to a core of its own. A task is a
     dictionary with `id`, `kind`, `choices` and `seed`, and `stop_below` where it may end early.
     """
 
@@ -104,6 +106,8 @@ class LocalExecutor:
         options: dict,
         log: Path,
         folder: Path | None = None,
+        environment: Mapping[str, str] = ENVIRONMENT,
+        pinned: bool = True,
     ):
         self.log = open(log, "a", encoding="utf-8")  # noqa: SIM115, closed in close()
         self.setup = {
@@ -111,6 +115,7 @@ class LocalExecutor:
             "options": options,
             "folder": str(folder.resolve()) if folder else None,
         }
+        self.environment, self.pinned = environment, pinned
         self.queue: deque[dict] = deque()
         self.attempts: dict[tuple, int] = {}
         self.landed: deque[dict] = deque()
@@ -118,9 +123,10 @@ class LocalExecutor:
         self.workers = [self._start(i) for i in range(n_workers)]
 
     def _start(self, index: int) -> Worker:
-        cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        able = self.pinned and hasattr(os, "sched_getaffinity")
+        cpus = sorted(os.sched_getaffinity(0)) if able else []
         cpu = cpus[index] if index < len(cpus) else None
-        worker = Worker({**self.setup, "cpu": cpu}, self.log)
+        worker = Worker({**self.setup, "cpu": cpu}, self.log, self.environment)
         self.selector.register(worker.process.stdout, selectors.EVENT_READ, index)
         return worker
 
@@ -145,22 +151,26 @@ class LocalExecutor:
         while not all(worker.ready for worker in self.workers):
             self._next()
 
-    def wait(self) -> dict:
-        """The next result to land: `id`, `kind`, and `metrics` or `error`."""
+    def wait(self, timeout_s: float | None = None) -> dict | None:
+        """The next result to land: `id`, `kind`, and `metrics` or `error`; None where workers
+        said nothing for timeout_s."""
         if not self.n_open:
             raise ExecutorError("nothing was submitted that could still land")
         while not self.landed:
-            self._next()
+            if not self._next(timeout_s):
+                return None
         return self.landed.popleft()
 
-    def _next(self) -> None:
-        """Wait until workers say something or end, and see to it."""
-        for key, _ in self.selector.select():
+    def _next(self, timeout_s: float | None = None) -> bool:
+        """Wait until workers say something or end, and see to it; whether any did."""
+        events = self.selector.select(timeout_s)
+        for key, _ in events:
             line = self.workers[key.data].process.stdout.readline()
             result = self._answered(key.data, line) if line else self._died(key.data)
             if result is not None:
                 self.landed.append(result)
         self._hand_out()
+        return bool(events)
 
     def _answered(self, index: int, line: str) -> dict | None:
         worker, message = self.workers[index], json.loads(line)

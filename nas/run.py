@@ -12,8 +12,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas import cluster, feasibility
 from nas import config as configuration
-from nas import feasibility
+from nas.cluster import DaskExecutor
 from nas.executor import InProcess, LocalExecutor
 from nas.progress import Progress
 from nas.reward import Pareto
@@ -123,6 +124,8 @@ def search(
     config = configuration.complete(table)
     if config["evaluator"].get("teacher"):  # a resumed run may begin in another folder
         config["evaluator"]["teacher"] = str(Path(config["evaluator"]["teacher"]).resolve())
+    config["cluster"] = cluster.resolved(config["cluster"])
+    cluster.check_here(config["cluster"])
     configuration.make_evaluator(config).check(configuration.make_space(config))
     feasibility.check(config)
     return begin(config, run_dir or new_run_dir(config["preset"]), progress=progress)
@@ -140,14 +143,18 @@ def begin(config: dict, path: str | Path, *, progress: bool = True) -> Run:
 
 
 def resume(path: str | Path, *, progress: bool = True, **overrides: Any) -> Run:
-    """Go on with a run from where it was left. overrides: trials, workers, hours.
+    """Go on with a run from where it was left. overrides: trials, workers, hours, cluster.
 
     A run that was ended at any instant gives the trials and the leaderboard that it would have
     given undisturbed. Raises as `search` does.
     """
     run = Run(path)
-    table = {**run.config, **overrides}
+    table = dict(run.config)
+    for key, value in overrides.items():
+        configuration.override(table, key, value)
     config = configuration.complete(table)
+    config["cluster"] = cluster.resolved(config["cluster"])
+    cluster.check_here(config["cluster"])
     configuration.make_evaluator(config).check(configuration.make_space(config))
     with run.dir.locked():
         then, now = run.table.get("versions", {}), versions()
@@ -249,17 +256,19 @@ def _go_on(run: Run, *, progress: bool) -> Run:
     return run
 
 
-def make_executor(run: Run) -> InProcess | LocalExecutor:
+def make_executor(run: Run) -> InProcess | LocalExecutor | DaskExecutor:
     """Where the run's evaluator runs."""
     if run.evaluator.in_process:
         return InProcess(run.evaluator)
     name, options = run.config["evaluator"]["name"], configuration.evaluator_options(run.config)
     folder = run.dir.checkpoints
+    if run.config["cluster"]["dask"]:
+        return cluster.make(run.config, name, options, folder)
     return LocalExecutor(run.config["workers"], name, options, run.dir.log, folder)
 
 
 def train_finals(
-    run: Run, executor: InProcess | LocalExecutor, store: Store, watch: Progress
+    run: Run, executor: InProcess | LocalExecutor | DaskExecutor, store: Store, watch: Progress
 ) -> None:
     """Train the best designs longer, score them on the test images, keep their weights.
 

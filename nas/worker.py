@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
 import queue
 import sys
 import threading
@@ -43,7 +44,8 @@ def main() -> None:
 
     try:
         known = {**EVALUATORS, Simulation.name: Simulation}
-        evaluator = known[setup["evaluator"]](**setup["options"])
+        name = setup["evaluator"]
+        evaluator = (known.get(name) or pkgutil.resolve_name(name))(**setup["options"])
         evaluator.start(Path(setup["folder"]) if setup["folder"] else None)
     except Exception as error:  # nothing can be evaluated: say so and stop
         traceback.print_exc()
