@@ -10,13 +10,13 @@ machine that searches. Use `tls://` with certificates of your own where others c
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import importlib.util
 import ipaddress
 import json
 import logging
 import math
-import os
 import queue
 import tempfile
 import time
@@ -28,7 +28,8 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from nas.cluster_worker import TOKEN, code_digest, package_files
-from nas.executor import ENVIRONMENT, MAX_ATTEMPTS, ExecutorError
+from nas.executor import ENVIRONMENT, PARK_PATIENCE_S, ExecutorError, Limits
+from nas.run_dir import write_whole
 
 SCHEMES = ("tcp", "tls", "ws", "wss", "ucx", "file")
 TLS = {"ca": "tls_ca_file", "cert": "tls_client_cert", "key": "tls_client_key"}  # ours: Dask's
@@ -97,7 +98,9 @@ def scheduler_file(address: str) -> Path | None:
     return Path(unquote(parts.netloc + parts.path)) if parts.scheme == "file" else None
 
 
-def make(config: Mapping[str, Any], evaluator: str, options: dict, folder: Path) -> DaskExecutor:
+def make(
+    config: Mapping[str, Any], evaluator: str, options: dict, folder: Path, limits: Limits
+) -> DaskExecutor:
     """The executor of a run's complete configuration."""
     table = config["cluster"]
     check_here(table)
@@ -107,7 +110,7 @@ def make(config: Mapping[str, Any], evaluator: str, options: dict, folder: Path)
         options,
         folder,
         n_workers=config["workers"],
-        threads=table["threads"],
+        limits=limits,
         resources=table["resources"],
         tls={name: table[name] for name in TLS if table[name]},
         patience_s=table["patience_s"],
@@ -127,8 +130,8 @@ class DaskExecutor:
     address: tcp://HOST:PORT, tls://HOST:PORT, file:///PATH of a scheduler file, or local: n_workers
     in this process, reached over loopback. evaluator, options: as of `LocalExecutor`; files that
     options name are found at their paths on the workers, or sent there once. folder: of the run;
-    evaluators keep what they need in it where workers see it, else on the workers. threads: of a
-    worker process. resources: what a trial takes of what workers offer, such as {"GPU": 1}. tls:
+    evaluators keep what they need in it where workers see it, else on the workers. limits: of their
+    worker processes. resources: what a trial takes of what workers offer, such as {"GPU": 1}. tls:
     files of `ca`, `cert` and `key`, by default those of Dask's own configuration. patience_s: for a
     first worker, and for a scheduler that was lost.
 
@@ -145,7 +148,7 @@ class DaskExecutor:
         folder: Path | None = None,
         *,
         n_workers: int = 2,
-        threads: int = 1,
+        limits: Limits | None = None,
         resources: Mapping[str, float] | None = None,
         tls: Mapping[str, str] | None = None,
         patience_s: float = 600.0,
@@ -156,15 +159,14 @@ class DaskExecutor:
             name: str(Path(value).resolve()) if name in PATHS and value else value
             for name, value in options.items()
         }
-        environment = dict(ENVIRONMENT) | {
-            name: str(threads) for name in ENVIRONMENT if name.endswith("_THREADS")
-        }
+        limits, environment = limits or Limits(), dict(ENVIRONMENT)
         if "GPU" in self.resources:  # which one is for the worker to say
             del environment["CUDA_VISIBLE_DEVICES"]
         setup = {
             "evaluator": evaluator,
             "options": options,
             "environment": environment,
+            "limits": dataclasses.asdict(limits),
             "folder": str(folder.resolve()) if folder else None,
         }
         # the same when the run is resumed: then worker processes that are still there serve it
@@ -179,7 +181,7 @@ class DaskExecutor:
             self.token.write_text(self.setup["token"], "utf-8")
         try:
             if address == "local":
-                self.cluster = _local_cluster(n_workers)
+                self.cluster = _local_cluster(n_workers, limits)
             self.client = self._connect()
             self._prepare()
         except BaseException:
@@ -380,11 +382,21 @@ class DaskExecutor:
             raise ExecutorError(f"a Dask worker cannot work: {_line(error)}") from error
         weights = result.pop("weights", None)
         if weights is not None:
-            path = Path(task["weights"])
-            partial = path.with_name(path.name + ".part")
-            partial.write_bytes(weights)
-            os.replace(partial, path)
+            write_whole(Path(task["weights"]), weights)
         return result
+
+    def park(self, patience_s: float = PARK_PATIENCE_S) -> list[dict]:
+        """Have what runs keep its state and end, and forget what waits; returns what landed."""
+        landed, deadline = [], time.monotonic() + patience_s
+        with contextlib.suppress(queue.Empty, OSError):
+            self.client.run(_call("park"), self.setup["token"], on_error="ignore")
+            while self.open:
+                future = self.landed.get(timeout=max(deadline - time.monotonic(), 0))
+                sent = self.open.pop(future.key, None)
+                result = sent and self._result(*sent)
+                if result and "parked" not in result:
+                    landed.append(result)
+        return landed
 
     def wait_until_ready(self) -> None:
         """Return when every thread of every Dask worker has a worker process that is ready."""
@@ -402,7 +414,7 @@ class DaskExecutor:
         with contextlib.suppress(OSError):  # of a cluster that has gone
             if self.client and self.client.status == "running":
                 self.client.cancel([sent.future for sent in self.open.values()])
-                self.client.run(_release(), self.setup["run"], on_error="ignore")
+                self.client.run(_call("release"), self.setup["run"], on_error="ignore")
         if self.client:
             self.client.close()
         if self.cluster:
@@ -417,13 +429,13 @@ class DaskExecutor:
         self.close()
 
 
-def _local_cluster(n_workers: int):
+def _local_cluster(n_workers: int, limits: Limits):
     """Workers in this process, over loopback: trainings are in processes of their own anyway."""
     import dask
     from distributed import LocalCluster
 
     settings = {
-        "distributed.scheduler.allowed-failures": MAX_ATTEMPTS - 1,
+        "distributed.scheduler.allowed-failures": limits.max_attempts - 1,
         "distributed.worker.profile.enabled": False,
     }
     with dask.config.set(settings):
@@ -477,14 +489,14 @@ def _probe():
     return probe
 
 
-def _release():
-    def release(run: str) -> None:
+def _call(name: str):
+    def call(argument: str) -> None:
         import sys
 
-        if "nas.cluster_worker" in sys.modules:
-            sys.modules["nas.cluster_worker"].release(run)
+        if "nas.cluster_worker" in sys.modules:  # else it has done nothing for us
+            getattr(sys.modules["nas.cluster_worker"], name)(argument)
 
-    return release
+    return call
 
 
 def _contents(path: Path) -> dict[str, bytes]:

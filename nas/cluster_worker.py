@@ -20,7 +20,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import nas
-from nas.executor import ExecutorError, LocalExecutor
+from nas.executor import ExecutorError, Limits, LocalExecutor
 
 TOKEN = "cluster.token"  # a file in a run's folder, whose text says whether it is the same folder
 PACKAGES = ("hwmodel", "nas", "search_spaces")
@@ -32,6 +32,7 @@ CLOSING = ("closing", "closed", "failed")  # states of a Dask worker that ends
 Files = dict[str, dict[str, bytes]]  # option -> path below its parent folder -> content
 
 _lock = threading.Lock()
+_parked: set[str] = set()  # tokens of searches that want no more results
 _idle: dict[tuple[str, str], list[tuple[float, LocalExecutor]]] = {}  # (run, folder) -> since when
 
 
@@ -63,9 +64,10 @@ def perform(setup: dict, task: dict, files: Files | None = None) -> dict:
     """The result of one task; of a final training also `weights`, the bytes of its file.
 
     setup: code: digest of the searching machine's source code. run: the run's name. evaluator,
-    options, environment: as `LocalExecutor` takes them. folder, token: the run's folder, which is
-    this machine's too where its file TOKEN holds that text. files: of options whose paths
-    this machine may lack. Raises ExecutorError where this worker cannot work at all.
+    options, limits, environment: as `LocalExecutor` takes them. folder, token: the run's folder,
+    which is this machine's too where its file TOKEN holds that text. files: of options whose paths
+    this machine may lack. A task that is not wanted any more is parked. Raises ExecutorError where
+    this worker cannot work at all.
     """
     from distributed import get_worker
 
@@ -75,6 +77,8 @@ def perform(setup: dict, task: dict, files: Files | None = None) -> dict:
             f"the code on {worker.address} differs from the search's (digest {code_digest()}, "
             f"expected {setup['code']}); install the same version there"
         )
+    if setup["token"] in _parked:
+        return {"parked": True}
     own = Path(worker.local_directory) / f"nas-{setup['run']}"
     own.mkdir(parents=True, exist_ok=True)
     state = worker.state.tasks[worker.get_current_task()]
@@ -85,8 +89,12 @@ def perform(setup: dict, task: dict, files: Files | None = None) -> dict:
     with _lent(setup, files or {}, own) as executor:
         executor.submit(task)
         while (result := executor.wait(CHECK_S)) is None:
-            if state.state in UNWANTED or worker.status.name in CLOSING:
-                raise ExecutorError("nobody waits for this task any more")
+            if worker.status.name in CLOSING:
+                raise ExecutorError(f"{worker.address} is closing")
+            if state.state in UNWANTED or setup["token"] in _parked:
+                landed = executor.park()
+                result = landed[0] if landed else {"parked": True}
+                break
     if weights is not None and weights.exists():
         result["weights"] = weights.read_bytes()
         weights.unlink()
@@ -103,6 +111,11 @@ def prepare(setup: dict, n: int, files: Files | None = None) -> None:
         executors = [stack.enter_context(_lent(setup, files or {}, own)) for _ in range(n)]
         for executor in executors:
             executor.wait_until_ready()
+
+
+def park(token: str) -> None:
+    """Have the tasks of a search keep their state and end; those to come end at once."""
+    _parked.add(token)
 
 
 def release(run: str) -> None:
@@ -143,6 +156,7 @@ def _start(setup: dict, files: Files, own: Path) -> LocalExecutor:
         options,
         own / "worker.log",
         folder,
+        limits=Limits(**setup["limits"]),
         environment={**setup["environment"], "PYTHONPATH": path},
         pinned=False,
     )

@@ -47,7 +47,6 @@ DEFAULTS: dict[str, Any] = {
     "final": {"top": 1},
     "cluster": {  # of Dask workers; without an address, worker processes of this machine
         "dask": "",
-        "threads": 1,
         "resources": {},
         "ca": "",
         "cert": "",
@@ -63,7 +62,6 @@ LEAST = {
     "hours": 0,
     "top": 0,
     "reduction": 2,
-    "threads": 1,
     "patience_s": 0,
 }
 TABLES = {

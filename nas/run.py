@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from nas import cluster, feasibility
 from nas import config as configuration
 from nas.cluster import DaskExecutor
-from nas.executor import InProcess, LocalExecutor
+from nas.executor import InProcess, Limits, LocalExecutor
 from nas.progress import Progress
 from nas.reward import Pareto
 from nas.run_dir import RunDir, RunError, next_run, write_whole
@@ -263,7 +263,7 @@ def make_executor(run: Run) -> InProcess | LocalExecutor | DaskExecutor:
     name, options = run.config["evaluator"]["name"], configuration.evaluator_options(run.config)
     folder = run.dir.checkpoints
     if run.config["cluster"]["dask"]:
-        return cluster.make(run.config, name, options, folder)
+        return cluster.make(run.config, name, options, folder, Limits())
     return LocalExecutor(run.config["workers"], name, options, run.dir.log, folder)
 
 

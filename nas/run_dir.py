@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import io
 import os
 import re
 import socket
@@ -18,13 +20,22 @@ class RunError(ValueError):
     """A run directory that cannot be used as asked: what is wrong and what to do."""
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file under a temporary name and rename it: readers see the old or the new."""
+def is_full(error: BaseException) -> bool:
+    """Whether writing failed for want of room: on the disk, in a quota, in a file."""
+    return isinstance(error, OSError) and error.errno in (
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+    )
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file under a temporary name and rename it: readers see the old or the new."""
     if not path.parent.is_dir():
         raise RunError(f"no directory {path.parent} to write {path.name} into")
     partial = path.with_name(path.name + ".part")
-    with open(partial, "w", encoding="utf-8", newline="") as file:
-        file.write(text)
+    with open(partial, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
@@ -34,11 +45,11 @@ def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
     """Write named arrays as HDF5, whole or not at all."""
     import h5py
 
-    partial = path.with_name(path.name + ".part")
-    with h5py.File(partial, "w") as file:
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
         for name, array in tensors.items():
             file[name] = array
-    partial.replace(path)
+    write_whole(path, content.getvalue())
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
@@ -46,12 +57,21 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     import h5py
 
     tensors: dict[str, np.ndarray] = {}
-    with h5py.File(path, "r") as file:
-        file.visititems(
-            lambda name, item: (
-                tensors.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None
-            )
-        )
+
+    def take(name: str, item) -> None:
+        if not isinstance(item, h5py.Dataset):
+            return
+        if item.external or item.is_virtual:  # would read other files; visititems follows no links
+            raise RunError(f"{path} is not weights of ours: '{name}' lies in another file")
+        tensors[name] = item[()]
+
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems(take)
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing") from None
+    except (OSError, RuntimeError, KeyError) as error:
+        raise RunError(f"{path} is damaged: {error}") from error
     return tensors
 
 

@@ -25,8 +25,8 @@ class Sleeping:
         self.n += 1
         time.sleep(choices.get("seconds", self.seconds))
         said = Path(self.path).read_text() if self.path else ""
-        return {"accuracy": seed % 97 / 97, "pid": os.getpid(), "n": self.n, "said": said,
-                "threads": os.environ.get("OMP_NUM_THREADS"), "folder": str(self.folder)}  # fmt: skip
+        about = {"pid": os.getpid(), "n": self.n, "said": said, "folder": str(self.folder)}
+        return {"accuracy": seed % 97 / 97, "threads": os.environ["OMP_NUM_THREADS"], **about}
 
     def finalize(self, choices, *, seed: int, weights: Path):
         weights.write_bytes(b"weights of %d" % seed)

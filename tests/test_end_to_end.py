@@ -14,7 +14,7 @@ import pytest
 
 import nas
 from nas import config, data
-from nas.executor import LocalExecutor
+from nas.executor import Limits, LocalExecutor
 from nas.export import export_keras
 from search_spaces.quantizers import weight_levels
 
@@ -235,12 +235,15 @@ def test_a_worker_that_is_killed_gives_its_task_to_another(tmp_path):
     """Once it is retried; killed again, the task comes back with what happened."""
     options = {"dataset": "cifar10-sample", "epochs": 200, "images": 2000}
     task = {"id": 4, "kind": "trial", "seed": 0, "choices": small_choices()}
-    with LocalExecutor(1, "proxy", options, tmp_path / "log") as executor:
+    limits = Limits(max_attempts=2)
+    with LocalExecutor(1, "proxy", options, tmp_path / "log", limits=limits) as executor:
         executor.submit(task)
         for _ in range(2):
             kill_when_training(executor, executor.workers[0])
         result = executor.wait()
-    assert result["id"] == 4 and "its worker ended 2 times, last by signal 9" in result["error"]
+    assert (
+        result["id"] == 4 and "its worker ended by signal 9, at attempt 2 of 2" in result["error"]
+    )
 
 
 def kill_when_training(executor, worker) -> None:
