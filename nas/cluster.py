@@ -353,12 +353,15 @@ class DaskExecutor:
                 continue
             if future.key not in self.open:  # sent again since
                 continue
-            result = self._result(*self.open[future.key])
+            task = self.open[future.key].task
+            result = self._result(task, future)
             if result is None:
                 self._again()
                 continue
             del self.open[future.key]
-            return result
+            if "parked" not in result:
+                return result
+            self.submit(task)  # by a Dask worker that it was taken from, and given back to
 
     def _result(self, task: dict, future) -> dict | None:
         """The result of a future that is done; None where it was lost."""

@@ -163,7 +163,7 @@ def complete(table: Mapping) -> dict:
     if is_priced(config):
         config["space"].setdefault("accelerators", "systolic")
     cluster.check(config["cluster"])
-    if config["cluster"]["dask"] and make_evaluator(config).in_process:
+    if evaluators.EVALUATORS[config["evaluator"]["name"]].in_process and config["cluster"]["dask"]:
         raise ConfigError(
             f"evaluator '{config['evaluator']['name']}' looks designs up here; leave out --dask"
         )
