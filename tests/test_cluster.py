@@ -264,27 +264,11 @@ def test_too_much_data_is_not_sent(tmp_path, monkeypatch):
         cluster._contents(tmp_path)
 
 
-def certificates(folder: Path) -> dict[str, str]:
-    """An authority and one certificate for 127.0.0.1 by it, as `[cluster]` names them."""
-    openssl = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt",
-               "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]  # fmt: skip
-    made = {"ca": folder / "ca.pem", "cert": folder / "cert.pem", "key": folder / "key.pem"}
-    own = folder / "ca.key"
-    for command in (
-        [*openssl, "-subj", "/CN=ca", "-keyout", own, "-out", made["ca"]],
-        [*openssl, "-subj", "/CN=nas", "-keyout", made["key"], "-out", made["cert"],
-         "-CA", made["ca"], "-CAkey", own, "-addext", "subjectAltName=IP:127.0.0.1"],
-    ):  # fmt: skip
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-        if done.returncode:
-            pytest.skip(f"openssl makes no certificate here: {done.stderr}")
-    return {name: str(path) for name, path in made.items()}
-
-
 def test_tls(tmp_path, caplog):
-    if not any((Path(p) / "openssl").exists() for p in os.environ["PATH"].split(":")):
-        pytest.skip("no openssl to make certificates with")
-    tls = certificates(tmp_path)
+    made = subprocess.run([ROOT / "deploy/certificates", tmp_path], capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"openssl makes no certificate here: {made.stderr}")
+    tls = {name: str(tmp_path / f"{name}.pem") for name in cluster.TLS}
     names = {"ca": "--tls-ca-file", "cert": "--tls-cert", "key": "--tls-key"}
     options = [part for name, file in tls.items() for part in (names[name], file)]
     with Processes(tmp_path, "tls", options) as secured:
