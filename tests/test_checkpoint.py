@@ -1,4 +1,4 @@
-"""A training that is kept and goes on: the same to the bit, from any step; nothing else is loaded."""
+"""A training that is kept and goes on: the same to the bit; no code is loaded."""
 
 import io
 import json
