@@ -61,9 +61,15 @@ class Progress:
         at the trials told since."""
         points = np.concatenate([self.front, points])
         self.front = points[pareto.front(points)]
-        if self.n_told >= self.n_kept + KEEP_AFTER:
+        if self.n_told >= self.n_kept + KEEP_AFTER and not self.store.read_only:
             self.n_kept = self.n_told
             self.store.set("front", dump({"n_told": self.n_kept, "front": self.front}))
+
+    @property
+    def best(self) -> float | None:
+        """Of the first goal."""
+        sign, firsts = self.objectives.signs[0], self.front[:, 0]
+        return sign * firsts.max() if len(firsts) else None
 
     def say(self, text: str) -> None:
         self.bar.set_description_str(text)
@@ -92,11 +98,9 @@ class Progress:
             figures = (f"{name} {trial.metrics[name]:.4g}" for name in self.metrics)
             log.info("trial %d: %s", trial.id, ", ".join(figures))
             self._add(self.objectives([trial]))
-        sign, firsts = self.objectives.signs[0], self.front[:, 0]
-        best = sign * firsts.max() if len(firsts) else None  # of the first goal
         self.bar.set_postfix(
             {
-                "best": words.ascii(words.value(self.metrics[0], best)),
+                "best": words.ascii(words.value(self.metrics[0], self.best)),
                 "front": len(self.front),
                 "infeasible": self.n_infeasible,
             },

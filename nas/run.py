@@ -258,13 +258,14 @@ def _go_on(run: Run, *, progress: bool) -> Run:
     def out_of_time() -> bool:
         return bool(config["hours"]) and time.monotonic() - begun > 3600 * config["hours"]
 
+    with run.store() as store:  # before a writer clears the log of a damaged one away
+        store.check(thorough=False)
     with (
         contextlib.closing(Store(run.dir.store)) as store,
         _logging(run.dir.log),
         _interruptible(),
         contextlib.ExitStack() as stack,
     ):
-        store.check(thorough=False)
         if store.get("config") is None:  # of a run that began before it was kept here
             store.set("config", run.dir.config.read_bytes().decode())
         executor = stack.enter_context(make_executor(run, store.save_workers))
@@ -315,13 +316,16 @@ def park(executor: InProcess | LocalExecutor, search: Search, store: Store) -> N
 
 
 def make_executor(
-    run: Run, on_change: Callable[[list[dict]], None] = lambda workers: None
+    run: Run,
+    on_change: Callable[[list[dict]], None] = lambda workers: None,
+    n_workers: int | None = None,
 ) -> InProcess | LocalExecutor:
-    """Where the run's evaluator runs; `on_change` is told what the workers do."""
+    """Where the run's evaluator runs, on as many workers as configured unless said otherwise;
+    `on_change` is told what they do."""
     if run.evaluator.in_process:
         return InProcess(run.evaluator)
     return LocalExecutor(
-        run.config["workers"],
+        n_workers or run.config["workers"],
         run.config["evaluator"]["name"],
         configuration.evaluator_options(run.config),
         run.dir.log,

@@ -115,7 +115,7 @@ class RunDir:
                 f"{self.path} already holds a run; go on with it by 'nas resume {self.path}', or "
                 "name another directory with --run"
             )
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if self.path.exists() and (not self.path.is_dir() or self._others()):
             raise RunError(
                 f"{self.path} exists and is not a run; name a new or empty directory with --run"
             )
@@ -123,12 +123,21 @@ class RunDir:
         if not os.access(there, os.W_OK | os.X_OK) or not there.is_dir():
             raise RunError(f"{self.path} cannot be made: {there} is not a writable directory")
 
+    def _others(self) -> list[Path]:
+        """What lies here that is not of a beginning of ours that was cut short."""
+        own = (self.lock_file.name, self.store.name, self.config.name + ".part")
+        return [p for p in self.path.iterdir() if not p.name.startswith(own)]
+
     def check_run(self) -> None:
-        """Raise RunError unless this is a run."""
+        """Raise RunError unless this is a run, all of whose files are its own."""
         if not self.path.is_dir():
             raise RunError(f"{self.path} is no directory; 'ls runs' shows what there is")
         if not self.config.exists():
             raise RunError(f"{self.path} is not a run: it has no config.toml")
+        for folder in (self.path, self.checkpoints):
+            for entry in folder.iterdir() if folder.is_dir() else ():
+                if entry.is_symlink():  # what is written here would be written there
+                    raise RunError(f"{entry} leads elsewhere; put the file itself in its place")
 
     def create(self, text: str) -> None:
         """Make the directory and write the configuration's text, which makes it a run."""

@@ -137,7 +137,7 @@ class Store:
     """
 
     def __init__(self, path: Path | None, *, create: bool = False, read_only: bool = False):
-        self.path = path
+        self.path, self.read_only = path, read_only
         self._n_grown: dict[str, int] | None = None  # rows stored, by name
         if path is None:
             uri = "file::memory:"
@@ -151,17 +151,17 @@ class Store:
             self.connection = sqlite3.connect(uri, uri=True, isolation_level=None)
         try:
             self.connection.create_function("seal", -1, seal, deterministic=True)
-            version = self._run("PRAGMA user_version")[0][0]
+            version = self.rows("PRAGMA user_version")[0][0]
             if version > len(MIGRATIONS):
                 raise StoreError(
                     f"{path} was written by a newer version (format {version}, this one knows "
                     f"{len(MIGRATIONS)}), or is damaged; upgrade nas-codesign, or try 'nas repair'"
                 )
             if not read_only:
-                self._run(f"PRAGMA page_size = {PAGE_SIZE}")
-                self._run("PRAGMA journal_mode = WAL")
+                self.rows(f"PRAGMA page_size = {PAGE_SIZE}")
+                self.rows("PRAGMA journal_mode = WAL")
                 # a power cut may undo the last steps, whole ones; resuming repeats them exactly
-                self._run("PRAGMA synchronous = NORMAL")
+                self.rows("PRAGMA synchronous = NORMAL")
                 self._migrate(version)
             elif version < len(MIGRATIONS):
                 Store(path).close()
@@ -173,8 +173,8 @@ class Store:
         for number in range(version, len(MIGRATIONS)):
             with self.transaction():
                 for statement in MIGRATIONS[number].split(";"):
-                    self._run(statement)
-                self._run(f"PRAGMA user_version = {number + 1}")
+                    self.rows(statement)
+                self.rows(f"PRAGMA user_version = {number + 1}")
 
     def close(self) -> None:
         self.connection.close()
@@ -204,13 +204,14 @@ class Store:
             f"{self.path} is damaged ({what}); 'nas repair {where}' saves what can be saved"
         )
 
-    def _run(self, statement: str, values: tuple = ()) -> list[tuple]:
+    def rows(self, statement: str, values: tuple = ()) -> list[tuple]:
+        """What an SQL statement gives."""
         with self._errors():
             return self.connection.execute(statement, values).fetchall()
 
     def _read(self, table: str, where: str = "1", values: tuple = ()) -> list[tuple]:
         """Rows of `COLUMNS`; StoreError names one whose checksum is not its own."""
-        rows = self._run(f"SELECT {COLUMNS[table]}, seal FROM {table} WHERE {where}", values)
+        rows = self.rows(f"SELECT {COLUMNS[table]}, seal FROM {table} WHERE {where}", values)
         for *row, own in rows:
             if own != seal(table, *row):
                 raise self.damaged(f"{table}: row {row[0]!r} has changed since it was written")
@@ -219,14 +220,14 @@ class Store:
     @contextmanager
     def transaction(self):
         """Everything inside is committed together or not at all."""
-        self._run("BEGIN IMMEDIATE")
+        self.rows("BEGIN IMMEDIATE")
         try:
             yield
-            self._run("COMMIT")
+            self.rows("COMMIT")
         except BaseException:
             self._n_grown = None
             if self.connection.in_transaction:  # SQLite itself has rolled back where a disk is full
-                self._run("ROLLBACK")
+                self.rows("ROLLBACK")
             raise
 
     @contextmanager
@@ -244,27 +245,27 @@ class Store:
         thorough: every row and every index, 2 s for 100,000 trials; else how the file hangs
         together, in a fraction of it, and the checksums of what the search goes on from.
         """
-        [[found]] = self._run(f"PRAGMA {'integrity' if thorough else 'quick'}_check(1)")
+        [[found]] = self.rows(f"PRAGMA {'integrity' if thorough else 'quick'}_check(1)")
         if found != "ok":
             raise self.damaged(" ".join(found.split()))
-        if self._run(SCHEMA) != expected_schema():
+        if self.rows(SCHEMA) != expected_schema():
             raise self.damaged("its tables are not those of a store")
         for table, columns in COLUMNS.items():
             if table == "trials" and not thorough:
                 continue
             key = columns.partition(",")[0]
-            broken = self._run(
+            broken = self.rows(
                 f"SELECT {key} FROM {table} WHERE seal IS NOT seal('{table}', {columns}) LIMIT 5"
             )
             if broken:
                 keys = ", ".join(str(row[0]) for row in broken)
                 raise self.damaged(f"{table}: {keys} changed since it was written")
-        [[n, last, n_told, last_told]] = self._run(
+        [[n, last, n_told, last_told]] = self.rows(
             "SELECT COUNT(*), MAX(id), COUNT(told), MAX(told) FROM trials"
         )
         if (n, n_told) != ((last or 0) + (last is not None), (last_told or 0) + (n_told > 0)):
             raise self.damaged("trials are missing")
-        state = self._run("SELECT n_asked, n_told FROM controller")
+        state = self.rows("SELECT n_asked, n_told FROM controller")
         if state and state[0] != (n, n_told):
             raise self.damaged(f"{n} trials and {n_told} told, the controller knows of {state[0]}")
         self.controller_state()
@@ -274,7 +275,7 @@ class Store:
     def insert(self, trial: Trial, told: int | None = None) -> None:
         """Write a new trial; `told` is its place in the order of telling, if already told."""
         now = time.time()
-        self._run(
+        self.rows(
             f"INSERT INTO trials ({COLUMNS['trials']}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 trial.id,
@@ -290,22 +291,22 @@ class Store:
                 None if trial.status is Status.RUNNING else now,
             ),
         )
-        self._run(sealed("trials", "id = ?"), (trial.id,))
+        self.rows(sealed("trials", "id = ?"), (trial.id,))
 
     def finish(self, trial: Trial) -> None:
         """Write the outcome of a trial, before it is told."""
         with self._together():
-            self._run(
+            self.rows(
                 "UPDATE trials SET status = ?, metrics = ?, error = ?, finished_at = ? "
                 "WHERE id = ?",
                 (trial.status, dump(trial.metrics), trial.error, time.time(), trial.id),
             )
-            self._run(sealed("trials", "id = ?"), (trial.id,))
+            self.rows(sealed("trials", "id = ?"), (trial.id,))
 
     def mark_told(self, trial_id: int, told: int) -> None:
         with self._together():
-            self._run("UPDATE trials SET told = ? WHERE id = ?", (told, trial_id))
-            self._run(sealed("trials", "id = ?"), (trial_id,))
+            self.rows("UPDATE trials SET told = ? WHERE id = ?", (told, trial_id))
+            self.rows(sealed("trials", "id = ?"), (trial_id,))
 
     def save_controller(self, state: dict) -> None:
         """Write a controller's state; of arrays that have grown only the new rows."""
@@ -317,46 +318,46 @@ class Store:
                 before = self._read("controller")
                 kept = load(before[0][1]) if before else {}
                 self._n_grown = {k: v[1] for k, v in kept.get("grown", {}).items()}
-            self._run(
+            self.rows(
                 "REPLACE INTO controller (id, state, n_asked, n_told) VALUES (0, ?, "
                 "(SELECT IFNULL(MAX(id) + 1, 0) FROM trials), "
                 "(SELECT IFNULL(MAX(told) + 1, 0) FROM trials))",
                 (dump({"state": small, "grown": shapes}),),
             )
-            self._run(sealed("controller", "id = 0"))
+            self.rows(sealed("controller", "id = 0"))
             for name, rows in grown.items():
                 self._save_grown(name, rows)
 
     def _save_grown(self, name: str, rows: np.ndarray) -> None:
         first = self._n_grown.get(name, 0)
         if len(rows) < first:  # begun anew
-            self._run("DELETE FROM grown WHERE name = ?", (name,))
+            self.rows("DELETE FROM grown WHERE name = ?", (name,))
             first = 0
         if len(rows) > first:
             data = np.ascontiguousarray(rows[first:]).tobytes()
-            self._run("INSERT INTO grown (name, first, data) VALUES (?, ?, ?)", (name, first, data))
-            self._run(sealed("grown", "name = ? AND first = ?"), (name, first))
+            self.rows("INSERT INTO grown (name, first, data) VALUES (?, ?, ?)", (name, first, data))
+            self.rows(sealed("grown", "name = ? AND first = ?"), (name, first))
         self._n_grown[name] = len(rows)
 
     def save_final(self, trial_id: int, metrics: dict, weights: str) -> None:
         """Record a final training; `weights` is a file name under checkpoints/."""
         with self._together():
-            self._run(
+            self.rows(
                 f"REPLACE INTO finals ({COLUMNS['finals']}) VALUES (?, ?, ?, ?)",
                 (trial_id, dump(metrics), weights, time.time()),
             )
-            self._run(sealed("finals", "trial = ?"), (trial_id,))
+            self.rows(sealed("finals", "trial = ?"), (trial_id,))
 
     def set(self, name: str, value: str) -> None:
         """Write a setting of the run."""
         with self._together():
-            self._run("REPLACE INTO settings (name, value) VALUES (?, ?)", (name, value))
-            self._run(sealed("settings", "name = ?"), (name,))
+            self.rows("REPLACE INTO settings (name, value) VALUES (?, ?)", (name, value))
+            self.rows(sealed("settings", "name = ?"), (name,))
 
     def save_result(self, trial: Trial) -> None:
         """Keep a result for when its trial is asked for again, after a repair."""
         with self._together():
-            self._run(
+            self.rows(
                 f"REPLACE INTO saved ({COLUMNS['saved']}) VALUES (?, ?, ?, ?, ?, ?)",
                 (
                     trial.id,
@@ -367,19 +368,19 @@ class Store:
                     trial.error,
                 ),
             )
-            self._run(sealed("saved", "id = ?"), (trial.id,))
+            self.rows(sealed("saved", "id = ?"), (trial.id,))
 
     def save_workers(self, workers: list[dict]) -> None:
         """Write what the workers do, for those who watch."""
         with self._together():
-            self._run("DELETE FROM workers")
+            self.rows("DELETE FROM workers")
             for number, worker in enumerate(workers):
-                self._run(
+                self.rows(
                     "INSERT INTO workers VALUES (?, ?, ?)", (number, dump(worker), time.time())
                 )
 
     def log(self, text: str) -> None:
-        self._run("INSERT INTO events VALUES (?, ?)", (time.time(), text))
+        self.rows("INSERT INTO events VALUES (?, ?)", (time.time(), text))
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -406,14 +407,14 @@ class Store:
 
     def same_design(self, encoding: np.ndarray) -> int | None:
         """The id of the first trial with this encoding that was not itself a repeat."""
-        rows = self._run(
+        rows = self.rows(
             "SELECT id FROM trials WHERE encoding = ? AND repeats IS NULL ORDER BY id LIMIT 1",
             (dump(encoding.tolist()),),
         )
         return rows[0][0] if rows else None
 
     def count(self, where: str = "1") -> int:
-        return self._run(f"SELECT COUNT(*) FROM trials WHERE {where}")[0][0]
+        return self.rows(f"SELECT COUNT(*) FROM trials WHERE {where}")[0][0]
 
     def figures(self, names: Sequence[str], where: str = "1") -> np.ndarray:
         """Metrics of the trials that satisfy `where`, by id: float [n, names], NaN where missing.
@@ -421,7 +422,7 @@ class Store:
         A fast way over many trials: checksums are not compared.
         """
         paths = ", ".join(f"json_extract(metrics, '$.{name}')" for name in names)
-        rows = self._run(f"SELECT {paths} FROM trials WHERE {where} ORDER BY id")
+        rows = self.rows(f"SELECT {paths} FROM trials WHERE {where} ORDER BY id")
         return np.array(rows, float).reshape(-1, len(names))
 
     def controller_state(self) -> dict | None:
@@ -461,12 +462,12 @@ class Store:
 
     def workers(self) -> list[tuple[dict, float]]:
         """(what a worker did, when that was written) of each."""
-        rows = self._run("SELECT status, at FROM workers ORDER BY number")
+        rows = self.rows("SELECT status, at FROM workers ORDER BY number")
         return [(load(status), at) for status, at in rows]
 
     def seconds(self) -> list[tuple[int, float, float]]:
         """(id, asked at, finished at), seconds since the epoch, of every finished trial."""
-        return self._run(
+        return self.rows(
             "SELECT id, asked_at, finished_at FROM trials WHERE finished_at IS NOT NULL ORDER BY id"
         )
 
@@ -478,6 +479,6 @@ SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, nam
 def expected_schema() -> list[tuple]:
     """The tables and indices of a store."""
     store = Store(None)
-    schema = store._run(SCHEMA)
+    schema = store.rows(SCHEMA)
     store.close()
     return schema
