@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,20 @@ def key_of(evaluator: str, options: dict, task: dict) -> str:
     """What a training depends on: its evaluator and its task, but not where its weights go."""
     asked = {name: value for name, value in task.items() if name != "weights"}
     return json.dumps([evaluator, options, asked], sort_keys=True)
+
+
+def joined(states: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Several states as one, `parts` of which they are."""
+    return {f"{i}.{name}": array for i, one in enumerate(states) for name, array in one.items()}
+
+
+def parts(arrays: Mapping[str, np.ndarray], n: int) -> list[dict[str, np.ndarray]]:
+    """The `n` states that `joined` made one."""
+    split: list[dict[str, np.ndarray]] = [{} for _ in range(n)]
+    for name, array in arrays.items():
+        number, _, own = name.partition(".")
+        split[int(number)][own] = array
+    return split
 
 
 class Checkpoint:
@@ -71,7 +85,7 @@ class Checkpoint:
             return None
         if about["key"] != self.key:
             return None
-        self.notes = about["notes"]
+        self.notes.update(about["notes"])
         return arrays
 
     def offer(self, state: Callable[[], dict[str, np.ndarray]]) -> None:

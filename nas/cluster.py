@@ -22,7 +22,7 @@ import tempfile
 import time
 import uuid
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -99,21 +99,20 @@ def scheduler_file(address: str) -> Path | None:
 
 
 def make(
-    config: Mapping[str, Any], evaluator: str, options: dict, folder: Path, limits: Limits
+    table: Mapping[str, Any], n_workers: int, evaluator: str, options: dict, folder: Path, **named
 ) -> DaskExecutor:
-    """The executor of a run's complete configuration."""
-    table = config["cluster"]
+    """The executor that a `[cluster]` table says; the rest as of `DaskExecutor`."""
     check_here(table)
     return DaskExecutor(
         table["dask"],
         evaluator,
         options,
         folder,
-        n_workers=config["workers"],
-        limits=limits,
+        n_workers=n_workers,
         resources=table["resources"],
         tls={name: table[name] for name in TLS if table[name]},
         patience_s=table["patience_s"],
+        **named,
     )
 
 
@@ -131,7 +130,8 @@ class DaskExecutor:
     in this process, reached over loopback. evaluator, options: as of `LocalExecutor`; files that
     options name are found at their paths on the workers, or sent there once. folder: of the run;
     evaluators keep what they need in it where workers see it, else on the workers. limits: of their
-    worker processes. resources: what a trial takes of what workers offer, such as {"GPU": 1}. tls:
+    worker processes. on_change: told of the workers, as `status` gives them, at heartbeats.
+    resources: what a trial takes of what workers offer, such as {"GPU": 1}. tls:
     files of `ca`, `cert` and `key`, by default those of Dask's own configuration. patience_s: for a
     first worker, and for a scheduler that was lost.
 
@@ -149,6 +149,7 @@ class DaskExecutor:
         *,
         n_workers: int = 2,
         limits: Limits | None = None,
+        on_change: Callable[[list[dict]], None] = lambda workers: None,
         resources: Mapping[str, float] | None = None,
         tls: Mapping[str, str] | None = None,
         patience_s: float = 600.0,
@@ -159,14 +160,16 @@ class DaskExecutor:
             name: str(Path(value).resolve()) if name in PATHS and value else value
             for name, value in options.items()
         }
-        limits, environment = limits or Limits(), dict(ENVIRONMENT)
+        self.limits, self.on_change = limits or Limits(), on_change
+        self.reported = time.monotonic()
+        environment = dict(ENVIRONMENT)
         if "GPU" in self.resources:  # which one is for the worker to say
             del environment["CUDA_VISIBLE_DEVICES"]
         setup = {
             "evaluator": evaluator,
             "options": options,
             "environment": environment,
-            "limits": dataclasses.asdict(limits),
+            "limits": dataclasses.asdict(self.limits),
             "folder": str(folder.resolve()) if folder else None,
         }
         # the same when the run is resumed: then worker processes that are still there serve it
@@ -181,7 +184,7 @@ class DaskExecutor:
             self.token.write_text(self.setup["token"], "utf-8")
         try:
             if address == "local":
-                self.cluster = _local_cluster(n_workers, limits)
+                self.cluster = _local_cluster(n_workers, self.limits)
             self.client = self._connect()
             self._prepare()
         except BaseException:
@@ -326,6 +329,19 @@ class DaskExecutor:
         """Tasks submitted and not yet returned."""
         return len(self.open)
 
+    @property
+    def status(self) -> list[dict]:
+        """As of `LocalExecutor`, of each Dask worker; `pid` is its address. What its worker process
+        holds in memory is not known here: 0."""
+        found = []
+        for address, worker in self.client.scheduler_info()["workers"].items():
+            executing = worker.get("metrics", {}).get("executing", {})
+            ours = [(self.open[key].task, s) for key, s in executing.items() if key in self.open]
+            for task, seconds in ours or [({"id": None, "kind": "idle"}, 0.0)]:
+                about = {"task": task["id"], "kind": task["kind"], "seconds": seconds}
+                found.append({"pid": address, **about, "memory_mib": 0})
+        return found
+
     def submit(self, task: dict) -> None:
         files = () if self.files is None else (self.files,)
         key = f"nas-{task['kind']}-{task['id']}-{uuid.uuid4().hex}"
@@ -345,6 +361,9 @@ class DaskExecutor:
         while True:
             if not self.open:
                 raise ExecutorError("nothing was submitted that could still land")
+            if time.monotonic() - self.reported > self.limits.heartbeat:
+                self.reported = time.monotonic()
+                self.on_change(self.status)
             try:
                 future = self.landed.get(timeout=LOOK_S)
             except queue.Empty:

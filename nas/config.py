@@ -1,6 +1,6 @@
 """The configuration of a run: presets and TOML files, defaults written out, mistakes named.
 
-preset, trials, seed, workers, in_flight, hours, constraints
+preset, trials, seed, workers, in_flight, hours, constraints, deterministic
 [space]       network = "cell", accelerators = "systolic", and decision = value or [values] to
               narrow it; network = "table" where the evaluator is a table, whose space it is
 [evaluator]   name = "proxy", and its options
@@ -8,11 +8,13 @@ preset, trials, seed, workers, in_flight, hours, constraints
 [reward]      name = "mnasnet", and its options
 [early_stopping]  epochs: after so many, candidates go on that are among the best 1/reduction
 [final]       top: how many designs are trained longer at the end
+[limits]      of workers, as `nas.executor.Limits`: trial_timeout, trial_memory, max_attempts, ...
 [cluster]     dask: the address of a scheduler, and what nas/cluster.py says of the rest
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import tomllib
@@ -23,6 +25,7 @@ from typing import Any
 
 from nas import cluster, controllers, evaluators, reward
 from nas.early_stopping import EarlyStopping
+from nas.executor import Limits
 from nas.outlook import Priced, Tabled
 from nas.pricing import price_designs
 from nas.run_dir import RunError
@@ -44,6 +47,8 @@ DEFAULTS: dict[str, Any] = {
     "controller": {"name": "evolution"},
     "reward": {"name": "mnasnet"},
     "early_stopping": {"reduction": 3, "epochs": []},  # off without epochs
+    "deterministic": True,  # trials are told in the order of asking, however many workers
+    "limits": dataclasses.asdict(Limits()),
     "final": {"top": 1},
     "cluster": {  # of Dask workers; without an address, worker processes of this machine
         "dask": "",
@@ -62,6 +67,12 @@ LEAST = {
     "hours": 0,
     "top": 0,
     "reduction": 2,
+    "trial_timeout": 0,
+    "trial_memory": 0,
+    "recycle_memory": 0,
+    "heartbeat": 0.1,
+    "max_attempts": 1,
+    "threads": 1,
     "patience_s": 0,
 }
 TABLES = {
@@ -153,7 +164,7 @@ def complete(table: Mapping) -> dict:
             config[key] = {**default, **given}
         else:
             config[key] = typed(key, given, default)
-    for key in ("final", "early_stopping", "cluster"):
+    for key in ("final", "early_stopping", "limits", "cluster"):
         for name, value in config[key].items():
             if name not in DEFAULTS[key]:
                 raise ConfigError(f"unknown key '{key}.{name}'; {nearest(name, DEFAULTS[key])}")

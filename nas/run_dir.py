@@ -9,11 +9,11 @@ import os
 import re
 import socket
 import tomllib
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import tomli_w
 
 
 class RunError(ValueError):
@@ -115,7 +115,7 @@ class RunDir:
                 f"{self.path} already holds a run; go on with it by 'nas resume {self.path}', or "
                 "name another directory with --run"
             )
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if self.path.exists() and (not self.path.is_dir() or self._others()):
             raise RunError(
                 f"{self.path} exists and is not a run; name a new or empty directory with --run"
             )
@@ -123,24 +123,44 @@ class RunDir:
         if not os.access(there, os.W_OK | os.X_OK) or not there.is_dir():
             raise RunError(f"{self.path} cannot be made: {there} is not a writable directory")
 
+    def _others(self) -> list[Path]:
+        """What lies here that is not of a beginning of ours that was cut short."""
+        own = (self.lock_file.name, self.store.name, self.config.name + ".part")
+        return [p for p in self.path.iterdir() if not p.name.startswith(own)]
+
     def check_run(self) -> None:
-        """Raise RunError unless this is a run."""
+        """Raise RunError unless this is a run, all of whose files are its own."""
         if not self.path.is_dir():
             raise RunError(f"{self.path} is no directory; 'ls runs' shows what there is")
         if not self.config.exists():
             raise RunError(f"{self.path} is not a run: it has no config.toml")
+        for folder in (self.path, self.checkpoints):
+            for entry in folder.iterdir() if folder.is_dir() else ():
+                if entry.is_symlink():  # what is written here would be written there
+                    raise RunError(f"{entry} leads elsewhere; put the file itself in its place")
 
-    def create(self, config: dict) -> None:
-        """Make the directory and write the configuration, which makes it a run."""
+    def create(self, text: str) -> None:
+        """Make the directory and write the configuration's text, which makes it a run."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        write_whole(self.config, tomli_w.dumps(config))
+        write_whole(self.config, text)
 
-    def read_config(self) -> dict:
+    def read_config(self, written: Sequence[str] = ()) -> dict:
+        """The table of config.toml. RunError where it is damaged, or is none of the texts that
+        were `written` as far as is known."""
         self.check_run()
         try:
-            return tomllib.loads(self.config.read_text("utf-8"))
+            text = self.config.read_bytes().decode()
+            table = tomllib.loads(text)
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise RunError(f"{self.config} is damaged: {error}") from error
+            raise RunError(
+                f"{self.config} is damaged: {error}; 'nas repair {self.path}' restores it"
+            ) from error
+        if written and text not in written:
+            raise RunError(
+                f"{self.config} is not what the run was begun with: 'nas repair {self.path}' "
+                "restores it; for a search with other settings begin a new run"
+            )
+        return table
 
     def holder(self) -> str | None:
         """The live process that holds the run, in words, or None."""
@@ -149,9 +169,15 @@ class RunDir:
         with open(self.lock_file) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 return file.read().strip() or "another process"
         return None
+
+    def weights(self, name: str) -> Path:
+        """The file of weights called `name`; RunError where it would lie outside the run."""
+        if Path(name).name != name or name in ("", ".", ".."):
+            raise RunError(f"{self.path} names weights '{name}', which lie outside of it")
+        return self.checkpoints / name
 
     @contextmanager
     def locked(self):
@@ -162,7 +188,7 @@ class RunDir:
         with open(self.lock_file, "a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 raise RunError(
                     f"{self.path} is in use by {self.holder()}; wait for it, or stop it first"
                 ) from None
