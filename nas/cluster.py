@@ -22,7 +22,9 @@ import tempfile
 import time
 import uuid
 import zipfile
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -117,10 +119,11 @@ def make(
 
 
 class Sent(NamedTuple):
-    """A task that is out, and Dask's future of its result."""
+    """A task that is out, Dask's future of its result, and when it was sent (monotonic)."""
 
     task: dict
     future: Any
+    since: float
 
 
 class DaskExecutor:
@@ -177,6 +180,8 @@ class DaskExecutor:
         self.setup = {**setup, "run": run, "code": code_digest(), "token": uuid.uuid4().hex}
         self.open: dict[str, Sent] = {}  # by Dask's key
         self.landed: queue.SimpleQueue = queue.SimpleQueue()  # futures, as they are done
+        self.attempts: Counter[tuple] = Counter()  # (kind, id) -> times that it was given up
+        self.failed: deque[dict] = deque()  # results of those given up too often
         self.files: Any = None  # of options, where workers lack them: a future of their contents
         self.cluster = self.client = None
         self.token = folder / TOKEN if folder else None
@@ -253,6 +258,8 @@ class DaskExecutor:
         )
         try:
             nothing.result(timeout=self.patience_s)
+        except CancelledError as error:
+            raise ExecutorError(f"lost the Dask scheduler at {self.address}") from error
         except TimeoutError as error:
             offer = ",".join(f"{name}={amount:g}" for name, amount in self.resources.items())
             wanted = f" that offers {offer}" if offer else ""
@@ -292,53 +299,68 @@ class DaskExecutor:
         self.files = self.client.scatter([self.contents], broadcast=True, hash=False)[0]
 
     def _is_lost(self) -> bool:
-        if self.client.status != "running":
+        try:
+            running = self.client.status == "running"
+            return not running or self.client.scheduler_info()["id"] != self.scheduler_id
+        except OSError:
             return True
-        return self.client.scheduler_info()["id"] != self.scheduler_id
 
     def _again(self) -> None:
-        """Send again what was lost, once the scheduler, or its successor, is there."""
+        """Send again what was lost, once the scheduler, or its successor, is there.
+
+        A task that the scheduler itself gave up, as it does where all that held its files are lost,
+        has failed at the last of its attempts.
+        """
         begun, lost = time.monotonic(), False
-        while self._is_lost():
-            if not lost:
-                log.warning("lost the Dask scheduler at %s; waiting for it", self.address)
-            lost = True
+        while True:
             try:
-                if self.client.status != "running":
-                    self.client.close(timeout=1)
-                    self.client = self._connect()
-                self._prepare()
-            except (ExecutorError, OSError) as error:
+                if self._is_lost():
+                    if not lost:
+                        log.warning("lost the Dask scheduler at %s; waiting for it", self.address)
+                    lost = True
+                    if self.client.status != "running":
+                        self.client.close(timeout=1)
+                        self.client = self._connect()
+                    self._prepare()
+                elif self.files is not None and self.files.status != "finished":
+                    self._await_worker()
+                    self._scatter()
+                break
+            except (ExecutorError, CancelledError, OSError) as error:
                 if time.monotonic() - begun > self.patience_s:
                     raise ExecutorError(
-                        f"the Dask scheduler at {self.address} was lost for "
-                        f"{self.patience_s:g} s: {_line(error)}"
+                        f"the Dask cluster at {self.address} was lost for {self.patience_s:g} s: "
+                        f"{_line(error)}"
                     ) from error
                 time.sleep(1)
-        if self.files is not None and self.files.status != "finished":
-            self._scatter()
-        for key, (task, future) in list(self.open.items()):
-            if lost or future.cancelled():
-                del self.open[key]
-                self.submit(task)
+        for key, sent in list(self.open.items()):
+            if not lost and not sent.future.cancelled():
+                continue
+            del self.open[key]
+            whose = sent.task["kind"], sent.task["id"]
+            self.attempts[whose] += not lost
+            if self.attempts[whose] < self.limits.max_attempts:
+                self.submit(sent.task)
+            else:
+                text = f"the Dask cluster gave it up at each of {self.attempts[whose]} attempts"
+                self.failed.append({"id": whose[1], "kind": whose[0], "error": text})
 
     # -- tasks -------------------------------------------------------------------------------------
 
     @property
     def n_open(self) -> int:
         """Tasks submitted and not yet returned."""
-        return len(self.open)
+        return len(self.open) + len(self.failed)
 
     @property
     def status(self) -> list[dict]:
-        """As of `LocalExecutor`, of each Dask worker; `pid` is its address. What its worker process
-        holds in memory is not known here: 0."""
-        found = []
-        for address, worker in self.client.scheduler_info()["workers"].items():
-            executing = worker.get("metrics", {}).get("executing", {})
-            ours = [(self.open[key].task, s) for key, s in executing.items() if key in self.open]
-            for task, seconds in ours or [({"id": None, "kind": "idle"}, 0.0)]:
-                about = {"task": task["id"], "kind": task["kind"], "seconds": seconds}
+        """As of `LocalExecutor`, of the tasks that Dask workers have; `pid` is the worker's
+        address, `seconds` are since the task was sent, and `memory_mib`, not known here, is 0."""
+        now, found = time.monotonic(), []
+        for address, keys in self.client.processing().items():
+            ours = [self.open[key] for key in keys if key in self.open]
+            for task, _, since in ours or [Sent({"id": None, "kind": "idle"}, None, now)]:
+                about = {"task": task["id"], "kind": task["kind"], "seconds": now - since}
                 found.append({"pid": address, **about, "memory_mib": 0})
         return found
 
@@ -353,17 +375,20 @@ class DaskExecutor:
             key=key,
             resources=self.resources or None,
         )
-        self.open[key] = Sent(task, future)
+        self.open[key] = Sent(task, future, time.monotonic())
         future.add_done_callback(self.landed.put)
 
     def wait(self) -> dict:
         """The next result to land: `id`, `kind`, and `metrics` or `error`."""
         while True:
+            if self.failed:
+                return self.failed.popleft()
             if not self.open:
                 raise ExecutorError("nothing was submitted that could still land")
             if time.monotonic() - self.reported > self.limits.heartbeat:
                 self.reported = time.monotonic()
-                self.on_change(self.status)
+                with contextlib.suppress(OSError):  # of a lost scheduler, seen below
+                    self.on_change(self.status)
             try:
                 future = self.landed.get(timeout=LOOK_S)
             except queue.Empty:
@@ -374,34 +399,29 @@ class DaskExecutor:
                 continue
             task = self.open[future.key].task
             result = self._result(task, future)
-            if result is None:
-                self._again()
-                continue
-            del self.open[future.key]
-            if "parked" not in result:
+            if result is not None:
+                del self.open[future.key]
                 return result
-            self.submit(task)  # by a Dask worker that it was taken from, and given back to
+            self._again()
 
     def _result(self, task: dict, future) -> dict | None:
         """The result of a future that is done; None where it was lost."""
-        from concurrent.futures import CancelledError
-
         from distributed import KilledWorker
 
         try:
-            result = future.result()
+            if future.status != "error":
+                result = future.result()
+            else:
+                error = future.exception()
+                if not isinstance(error, KilledWorker):  # a candidate's own would be in its result
+                    raise ExecutorError(f"a Dask worker cannot work: {_line(error)}") from error
+                text = (
+                    f"its Dask worker was lost {error.allowed_failures + 1} times, the last one "
+                    f"{error.last_worker.address}"
+                )
+                result = {"id": task["id"], "kind": task["kind"], "error": text}
         except (CancelledError, OSError):
             return None
-        except KilledWorker as error:
-            times = error.allowed_failures + 1
-            return {
-                "id": task["id"],
-                "kind": task["kind"],
-                "error": f"its Dask worker was lost {times} times, the last one "
-                f"{error.last_worker.address}",
-            }
-        except Exception as error:  # tasks answer for what candidates raise: this is the worker's
-            raise ExecutorError(f"a Dask worker cannot work: {_line(error)}") from error
         weights = result.pop("weights", None)
         if weights is not None:
             write_whole(Path(task["weights"]), weights)
@@ -411,11 +431,11 @@ class DaskExecutor:
         """Have what runs keep its state and end, and forget what waits; returns what landed."""
         landed, deadline = [], time.monotonic() + patience_s
         with contextlib.suppress(queue.Empty, OSError):
-            self.client.run(_call("park"), self.setup["token"], on_error="ignore")
+            self.client.run(_call("park"), self.setup["token"], patience_s, on_error="ignore")
             while self.open:
                 future = self.landed.get(timeout=max(deadline - time.monotonic(), 0))
                 sent = self.open.pop(future.key, None)
-                result = sent and self._result(*sent)
+                result = sent and self._result(sent.task, future)
                 if result and "parked" not in result:
                     landed.append(result)
         return landed
@@ -512,11 +532,11 @@ def _probe():
 
 
 def _call(name: str):
-    def call(argument: str) -> None:
+    def call(*arguments) -> None:
         import sys
 
         if "nas.cluster_worker" in sys.modules:  # else it has done nothing for us
-            getattr(sys.modules["nas.cluster_worker"], name)(argument)
+            getattr(sys.modules["nas.cluster_worker"], name)(*arguments)
 
     return call
 
@@ -542,4 +562,5 @@ def _is_loopback(address: str) -> bool:
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    name = "" if isinstance(error, ExecutorError) else f"{type(error).__name__}: "
+    return " ".join(f"{name}{error}".split())

@@ -32,7 +32,7 @@ CLOSING = ("closing", "closed", "failed")  # states of a Dask worker that ends
 Files = dict[str, dict[str, bytes]]  # option -> path below its parent folder -> content
 
 _lock = threading.Lock()
-_parked: set[str] = set()  # tokens of searches that want no more results
+_parked: dict[str, float] = {}  # token of a search that wants no more -> seconds to park in
 _idle: dict[tuple[str, str], list[tuple[float, LocalExecutor]]] = {}  # (run, folder) -> since when
 
 
@@ -66,8 +66,7 @@ def perform(setup: dict, task: dict, files: Files | None = None) -> dict:
     setup: code: digest of the searching machine's source code. run: the run's name. evaluator,
     options, limits, environment: as `LocalExecutor` takes them. folder, token: the run's folder,
     which is this machine's too where its file TOKEN holds that text. files: of options whose paths
-    this machine may lack. A task that is not wanted any more is parked. Raises ExecutorError where
-    this worker cannot work at all.
+    this machine may lack. Raises ExecutorError where this worker cannot work at all.
     """
     from distributed import get_worker
 
@@ -89,10 +88,10 @@ def perform(setup: dict, task: dict, files: Files | None = None) -> dict:
     with _lent(setup, files or {}, own) as executor:
         executor.submit(task)
         while (result := executor.wait(CHECK_S)) is None:
-            if worker.status.name in CLOSING:
-                raise ExecutorError(f"{worker.address} is closing")
-            if state.state in UNWANTED or setup["token"] in _parked:
-                landed = executor.park()
+            if state.state in UNWANTED or worker.status.name in CLOSING:
+                raise ExecutorError("nobody waits for this task any more")  # nor hears this
+            if setup["token"] in _parked:
+                landed = executor.park(_parked[setup["token"]])
                 result = landed[0] if landed else {"parked": True}
                 break
     if weights is not None and weights.exists():
@@ -113,9 +112,9 @@ def prepare(setup: dict, n: int, files: Files | None = None) -> None:
             executor.wait_until_ready()
 
 
-def park(token: str) -> None:
+def park(token: str, patience_s: float) -> None:
     """Have the tasks of a search keep their state and end; those to come end at once."""
-    _parked.add(token)
+    _parked[token] = patience_s
 
 
 def release(run: str) -> None:
