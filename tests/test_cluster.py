@@ -26,6 +26,8 @@ SETTINGS = {
     "DASK_DISTRIBUTED__SCHEDULER__WORKER_SATURATION": "1.0",
     "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
 }
+IN_PROCESS = {"threads_per_worker": 1, "processes": False, "protocol": "tcp://",
+              "dashboard_address": None}  # fmt: skip
 
 
 def free_port() -> int:
@@ -176,22 +178,21 @@ def test_a_restarted_scheduler_gets_what_is_open(processes, tmp_path):
         assert all("metrics" in r for r in landed)
 
 
-def test_a_scheduler_that_stays_away_ends_the_search(processes, tmp_path, monkeypatch):
-    processes.start_worker()
-    with DaskExecutor(processes.address, SLEEPING, {}, tmp_path) as executor:
+def test_a_scheduler_that_stays_away_ends_the_search(tmp_path, monkeypatch):
+    with (
+        distributed.LocalCluster(n_workers=1, **IN_PROCESS) as leaving,
+        DaskExecutor(leaving.scheduler_address, SLEEPING, {}, tmp_path) as executor,
+    ):
+        executor.submit(tasks(1, seconds=20)[0])
         executor.patience_s = 0.5
         monkeypatch.setattr(cluster, "CONNECT_S", 0.5)
-        executor.submit(tasks(1, seconds=20)[0])
-        processes.scheduler.kill()
+        leaving.close()
         with pytest.raises(ExecutorError, match=r"was lost for 0.5 s: no Dask scheduler at"):
             executor.wait()
 
 
 def test_a_cluster_that_adapts_brings_workers_for_trials(tmp_path):
-    with (
-        distributed.LocalCluster(n_workers=0, threads_per_worker=1, processes=False,
-                                 protocol="tcp://", dashboard_address=None) as adapting,
-    ):  # fmt: skip
+    with distributed.LocalCluster(n_workers=0, **IN_PROCESS) as adapting:
         adapting.adapt(minimum=0, maximum=2, interval="100ms")
         with DaskExecutor(adapting.scheduler_address, SLEEPING, {}, tmp_path) as executor:
             found = results(executor, tasks(6, seconds=0.3))
@@ -200,9 +201,8 @@ def test_a_cluster_that_adapts_brings_workers_for_trials(tmp_path):
 
 def test_a_trial_takes_what_a_worker_offers(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    offering = {"n_workers": 1, "threads_per_worker": 2, "processes": False, "protocol": "tcp://",
-                "dashboard_address": None, "resources": {"GPU": 1}}  # fmt: skip
-    with distributed.LocalCluster(**offering) as offers:
+    offering = {**IN_PROCESS, "threads_per_worker": 2, "resources": {"GPU": 1}}
+    with distributed.LocalCluster(n_workers=1, **offering) as offers:
         address = offers.scheduler_address
         gpu = {"resources": {"GPU": 1}}
         with DaskExecutor(address, SLEEPING, {}, tmp_path, **gpu) as executor:
@@ -257,11 +257,10 @@ def test_code_and_data_are_sent_to_workers_that_lack_them(processes, tmp_path, m
     assert len({r["metrics"]["pid"] for r in landed}) == 2
 
 
-def test_other_code_on_the_workers_is_refused(processes, tmp_path, monkeypatch):
-    processes.start_worker()
+def test_other_code_on_the_workers_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "code_digest", lambda: "0123456789ab")
     with pytest.raises(ExecutorError, match=r"the code on tcp://.* differs from the code here"):
-        DaskExecutor(processes.address, SLEEPING, {}, tmp_path)
+        DaskExecutor("local", SLEEPING, {}, tmp_path)
 
 
 def test_too_much_data_is_not_sent(tmp_path, monkeypatch):
@@ -294,26 +293,28 @@ def test_an_open_network_is_said(caplog, monkeypatch):
     assert "not encrypted: whoever reaches it can run code" in caplog.text
 
 
-SMALL = [
-    "quickstart", "--trials", "2", "--seed", "1", "--set", "evaluator.images=200",
-    "--set", "evaluator.epochs=1", "--set", "final.top=0", "--set", "cell.width=8",
-    "--set", "cell.depth=1", "--set", "train.batch=64",
-]  # fmt: skip
+SMALL = {"trials": 2, "seed": 1, "workers": 1, "final": {"top": 0}, "progress": False,
+         "evaluator": {"images": 200, "epochs": 1},
+         "space": {"cell.width": 8, "cell.depth": 1, "train.batch": 64, "hw.clock_mhz": 400,
+                   "hw.rows": 16, "hw.columns": 16, "hw.bandwidth_gbps": 16,
+                   "hw.sram_input_kib": 64, "hw.sram_weight_kib": 64}}  # fmt: skip
 
 
-def test_a_search_ends_as_the_one_on_this_machine(processes, tmp_path):
+def test_a_search_ends_as_the_one_on_this_machine(processes, tmp_path, monkeypatch):
     """Real trainings; a scheduler file names the cluster, where the other run may go on too."""
+    monkeypatch.setattr("nas.report.report", lambda runs: "")  # it takes longer than trainings
     processes.start_worker()
     file = tmp_path / "scheduler.json"
     file.write_text(json.dumps({"address": processes.address}))
-    main(["search", *SMALL, "--run", str(tmp_path / "a"), "--dask", file.as_uri()])
-    main(["search", *SMALL, "--run", str(tmp_path / "b"), "--workers", "1"])
-    ours, theirs = nas.Run(tmp_path / "a"), nas.Run(tmp_path / "b")
+    ours = nas.search(run_dir=tmp_path / "a", cluster={"dask": file.as_uri()}, **SMALL)
+    theirs = nas.search(run_dir=tmp_path / "b", **SMALL)
     assert len([t for t in ours.trials() if t.status == "complete"]) == 2
     assert ours.dir.leaderboard.read_bytes() == theirs.dir.leaderboard.read_bytes()
-    main(["resume", str(tmp_path / "b"), "--dask", processes.address])
-    assert nas.Run(tmp_path / "b").config["cluster"]["dask"] == processes.address
-    assert ours.dir.leaderboard.read_bytes() == theirs.dir.leaderboard.read_bytes()
+    monkeypatch.setattr("nas.run._go_on", lambda run, progress: run)
+    there = {"dask": processes.address}
+    assert nas.resume(tmp_path / "b", cluster=there).config["cluster"]["dask"] == processes.address
+    assert nas.Run(tmp_path / "b").config == {**theirs.config, "cluster": {
+        **theirs.config["cluster"], **there}}  # fmt: skip
 
 
 @pytest.mark.parametrize("settings, match", [
