@@ -1,4 +1,4 @@
-"""What goes wrong while a run is left alone: damaged files, full disks, workers that end or hang."""
+"""What goes wrong while a run is left alone: damaged files, full disks, workers that hang."""
 
 import contextlib
 import errno
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tomli_w
 from test_end_to_end import small_choices
+from test_table import OPTIONS as TABLE
 from test_table import command, settings, toml, write
 from test_table import rows as table_rows
 
@@ -26,7 +27,7 @@ from nas.repair import repair
 from nas.run import Run
 from nas.run_dir import RunDir, RunError, read_tensors
 from nas.store import MIGRATIONS, DiskFull, Store, StoreError
-from nas.trial import Grown, Growing, Proposal, Status, Trial
+from nas.trial import Growing, Grown, Proposal, Status, Trial
 
 SEED = 4
 
@@ -70,7 +71,8 @@ def test_every_changed_byte_is_recognized_or_changes_nothing(whole, copy):
     rng = np.random.default_rng(0)
     data = (copy / "trials.sqlite").read_bytes()
     before, n_recognized = [t.metrics for t in Run(whole).trials()], 0
-    for at in rng.integers(0, len(data), 120):
+    used = np.flatnonzero(np.frombuffer(data, np.uint8))
+    for at in rng.choice(used, 120):
         flipped = bytearray(data)
         flipped[at] ^= 1 << int(rng.integers(8))
         (copy / "trials.sqlite").write_bytes(flipped)
@@ -89,7 +91,10 @@ def test_a_file_cut_short_is_recognized(copy):
     for at in rng.integers(0, len(data), 25):
         (copy / "trials.sqlite").write_bytes(data[:at])
         said = recognized(copy)
-        assert said and "trials.sqlite" in said
+        if said is None:  # what was cut off was empty
+            assert not data[at:].strip(b"\0")
+        else:
+            assert "trials.sqlite" in said
 
 
 def test_every_byte_of_the_configuration_counts(copy, capsys):
@@ -99,7 +104,7 @@ def test_every_byte_of_the_configuration_counts(copy, capsys):
         flipped = bytearray(text)
         flipped[at] ^= 1 << int(rng.integers(8))
         (copy / "config.toml").write_bytes(flipped)
-        with pytest.raises(RunError, match="config.toml .*'nas repair"):
+        with pytest.raises(RunError, match=r"config\.toml .*'nas repair"):
             Run(copy)
     assert command(capsys, "repair", copy)[0] == 0
     assert (copy / "config.toml").read_bytes() == text and Run(copy).leaderboard() is not None
@@ -121,7 +126,7 @@ def test_a_repaired_run_ends_as_the_undisturbed_one(whole, copy, fault, capsys):
         path.rename(copy / "trials.damaged-001.sqlite")
     (copy / "leaderboard.csv").unlink()
     status, _, err = command(capsys, "resume", copy)
-    assert status == 2 and "Traceback" not in err and err.count("\n") == 1
+    assert status == 2 and "Traceback" not in err and "trials.sqlite" in err.splitlines()[-1]
     status, out, err = command(capsys, "repair", copy)
     assert status == 0, err
     assert "saved: " in out and (copy / "trials.damaged-001.sqlite").exists()
@@ -295,7 +300,6 @@ def test_sqlite_says_when_a_disk_is_full(tmp_path):
 # -- workers ---------------------------------------------------------------------------------------
 
 OPTIONS = {"dataset": "cifar10-sample", "epochs": 1, "images": 300}
-LONG = {**OPTIONS, "epochs": 10**6}
 
 
 def task(id=0, kind="trial") -> dict:
@@ -310,45 +314,64 @@ def until(condition, workers: LocalExecutor, seconds=60.0):
         workers._next(until=time.monotonic() + 0.1)
 
 
+def looking_up(folder: Path, limits: Limits) -> LocalExecutor:
+    """A worker that looks results up: it starts without TensorFlow."""
+    options = {"path": str(write(folder / "table.csv", table_rows())), **TABLE}
+    return LocalExecutor(1, "table", options, folder / "log", limits=limits)
+
+
+LOOKED_UP = {"id": 3, "kind": "trial", "seed": 1,
+             "choices": {"arch.edge0": "conv", "arch.edge1": "conv", "width": 8}}  # fmt: skip
+
+
+def stopped_at_work(workers: LocalExecutor):
+    """A worker that was given the task and has stopped."""
+    workers.wait_until_ready()
+    hung = workers.workers[0]
+    hung.process.send_signal(signal.SIGSTOP)
+    workers.submit(LOOKED_UP)
+    return hung
+
+
 def test_a_worker_that_hangs_loses_its_trial_within_two_heartbeats(tmp_path):
-    limits = Limits(heartbeat=1.5)
-    with LocalExecutor(1, "proxy", OPTIONS, tmp_path / "log", limits=limits) as workers:
-        workers.submit(task())
-        hung = workers.workers[0]
-        until(lambda: hung.task, workers)
-        begun = time.monotonic()
-        hung.process.send_signal(signal.SIGSTOP)
+    limits = Limits(heartbeat=1.0)
+    with looking_up(tmp_path, limits) as workers:
+        hung, begun = stopped_at_work(workers), time.monotonic()
         until(lambda: workers.workers[0] is not hung, workers)
         assert time.monotonic() - begun < 2 * limits.heartbeat + 2
-        result = workers.wait()
-    assert result["id"] == 0 and 0 <= result["metrics"]["accuracy"] <= 1
+        assert workers.wait()["metrics"]["accuracy"] == pytest.approx(0.33)
+        [status] = workers.status
+        assert status["kind"] == "idle" and status["memory_mib"] > 20
 
 
-def test_limits_of_time_and_memory_end_attempts(tmp_path):
-    """The failed trial says which limit, and how its log ended; the next one is trained."""
-    limits = Limits(trial_timeout=1.0, max_attempts=2)
-    with LocalExecutor(1, "proxy", LONG, tmp_path / "log", limits=limits) as workers:
-        workers.submit(task(3))
+@pytest.mark.parametrize(
+    "limit, said",
+    [
+        ({"trial_timeout": 0.5}, "it ran past limits.trial_timeout = 0.5 s, at attempt 2 of 2"),
+        ({"trial_memory": 20}, "MiB, past limits.trial_memory = 20 MiB, at attempt 2 of 2"),
+        ({"heartbeat": 0.5}, "its worker was silent for"),
+    ],
+)
+def test_limits_end_attempts_and_the_trial_says_which(tmp_path, limit, said):
+    with looking_up(tmp_path, Limits(**limit, max_attempts=2)) as workers:
+        for _ in range(2):
+            hung = stopped_at_work(workers)
+            workers.queue.clear()  # the second attempt is ours
+            until(lambda hung=hung: workers.workers[0] is not hung, workers)
         result = workers.wait()
-    assert result["id"] == 3
-    assert result["error"].startswith("it ran past limits.trial_timeout = 1 s, at attempt 2 of 2")
-    limits = Limits(trial_memory=100, max_attempts=1)
-    with LocalExecutor(1, "proxy", LONG, tmp_path / "log", limits=limits) as workers:
-        workers.submit(task(4))
-        result = workers.wait()
-    assert result["id"] == 4 and "past limits.trial_memory = 100 MiB" in result["error"]
+    assert result["id"] == 3 and said in result["error"]
 
 
 def test_a_worker_that_has_grown_is_replaced_between_trials(tmp_path):
-    limits = Limits(recycle_memory=0)
-    with LocalExecutor(1, "proxy", OPTIONS, tmp_path / "log", limits=limits) as workers:
-        first = workers.workers[0].process.pid
-        workers.submit(task())
+    with looking_up(tmp_path, Limits(recycle_memory=0)) as workers:
+        workers.wait_until_ready()
+        first = workers.workers[0]
+        first.grown_from -= 2**20
+        workers.submit(LOOKED_UP)
         whole = workers.wait()
-        assert workers.workers[0].process.pid != first
-        workers.submit(task())
-        again = workers.wait()
-    assert again["metrics"]["loss"] == whole["metrics"]["loss"]
+        assert workers.workers[0] is not first
+        workers.submit(LOOKED_UP)
+        assert workers.wait() == whole
 
 
 def test_what_runs_is_parked_and_goes_on_in_another_process(tmp_path):
@@ -376,26 +399,10 @@ def test_workers_that_do_not_start_end_the_run_with_the_reason(tmp_path, monkeyp
     monkeypatch.setattr(executor.sys, "executable", "/bin/false")
     with (
         LocalExecutor(1, "proxy", {}, tmp_path / "log") as workers,
-        pytest.raises(ExecutorError, match="workers do not start: .*exit status 1; see .*log"),
+        pytest.raises(ExecutorError, match=r"workers do not start: .*exit status 1; see .*log"),
     ):
         workers.submit(task())
         workers.wait()
-
-
-def test_a_parent_never_imports_tensorflow(whole, tmp_path):
-    """Neither where a search is begun, reported and repaired, nor where workers are."""
-    script = (
-        "import sys, nas, pathlib; from nas import cli, repair, rerun, status, executor;"
-        f"cli.main(['status', {str(whole)!r}]); cli.main(['repair', {str(whole)!r}]);"
-        "nas.Run(sys.argv[1]).leaderboard();"
-        f"e = executor.LocalExecutor(1, 'proxy', {OPTIONS!r}, pathlib.Path('log'));"
-        f"e.submit({task()!r}); print(e.wait()['metrics']['accuracy']); e.close();"
-        "assert not {'tensorflow', 'keras'} & set(sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(whole)], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
 
 
 # -- a run directory of another's ------------------------------------------------------------------
@@ -463,7 +470,8 @@ def test_a_teacher_is_a_keras_file(tmp_path):
 def test_a_dead_process_holds_nothing(copy):
     script = (
         "import os, sys\nfrom nas.run_dir import RunDir\n"
-        "with RunDir(sys.argv[1]).locked():\n    print(os.getpid(), flush=True)\n    sys.stdin.read()"
+        "with RunDir(sys.argv[1]).locked():\n"
+        "    print(os.getpid(), flush=True)\n    sys.stdin.read()"
     )
     holder = subprocess.Popen(
         [sys.executable, "-c", script, str(copy)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -502,13 +510,13 @@ def test_a_beginning_that_was_cut_short_can_be_begun_again(whole, tmp_path):
     path.mkdir()
     (path / "lock").write_text("process 1 on nowhere\n")
     Store(path / "trials.sqlite", create=True).close()
-    nas.search(whole.parent / "own.toml" and str(whole.parent / "own.toml"), run_dir=path, seed=SEED,
-               progress=False)  # fmt: skip
+    own = str(whole.parent / "own.toml")
+    nas.search(own, run_dir=path, seed=SEED, progress=False)
     assert leaderboard(path) == leaderboard(whole)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")
     with pytest.raises(RunError, match="is not a run"):
-        nas.search(str(whole.parent / "own.toml"), run_dir=tmp_path / "other", progress=False)
+        nas.search(own, run_dir=tmp_path / "other", progress=False)
 
 
 def test_told_as_they_land_nothing_is_lost_and_nothing_doubled(tmp_path):
