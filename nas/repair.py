@@ -26,7 +26,7 @@ from nas.trial import Proposal, Status, Trial
 LEAF = 13  # the first byte of a page that holds rows of a table
 WAL_HEADER, FRAME_HEADER = 32, 24
 SIZES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8, 7: 8}  # bytes of numbers, by their kind
-SAVED = ("trials", "finals", "settings", "saved")
+SAVED = ("trials", "finals", "settings", "saved", "controller")
 
 
 class Saved(NamedTuple):
@@ -77,8 +77,8 @@ def repair(path: str | Path) -> Saved:
             store.set("config", run.config.read_bytes().decode())
             n_trials, lost = keep_results(store, rows)
             for trial, metrics, weights, _ in rows["finals"].values():
-                if run.weights(weights).exists():
-                    store.save_final(trial, load(metrics), weights)
+                run.weights(weights)  # RunError where it lies elsewhere
+                store.save_final(trial, load(metrics), weights)
         kept = source
         if source == run.store:
             kept = run.path / f"trials.damaged-{len(before) + 1:03d}.sqlite"
@@ -122,7 +122,8 @@ def keep_results(store: Store, rows: dict[str, dict]) -> tuple[int, list[int]]:
     for trial in found.values():
         store.save_result(trial)
     known = set(rows["trials"]) | set(rows["saved"])
-    return len(found), sorted(set(range(max(known, default=-1) + 1)) - known)
+    n_asked = max([max(known, default=-1) + 1, *(row[2] for row in rows["controller"].values())])
+    return len(found), sorted(set(range(n_asked)) - known)
 
 
 def _trial(id, encoding, seed, status, metrics, error) -> Trial:

@@ -184,6 +184,8 @@ class Store:
         """SQLite's errors in words."""
         try:
             yield
+        except UnicodeDecodeError as error:  # text that nobody wrote
+            raise self.damaged(str(error)) from error
         except sqlite3.DatabaseError as error:
             extended = getattr(error, "sqlite_errorcode", None) or 0
             code = extended & 0xFF

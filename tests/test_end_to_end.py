@@ -29,6 +29,15 @@ def command(*arguments) -> list[str]:
     return [sys.executable, "-m", "nas.cli", *map(str, arguments)]
 
 
+# the command, and whether its own process has imported TensorFlow
+WATCHED = """
+import atexit, sys
+from nas.cli import main
+atexit.register(lambda: print("imported:", "tensorflow" in sys.modules or "keras" in sys.modules))
+main()
+"""
+
+
 def nas_command(*arguments, cwd) -> subprocess.CompletedProcess:
     return subprocess.run(command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=240)
 
@@ -41,7 +50,10 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(folder):
     """A small run, undisturbed, on two workers."""
-    done = nas_command("search", *SMALL, "--run", folder / "a", "--workers", 2, cwd=folder)
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, "search", *SMALL, "--run", "a", "--workers", "2"],
+        cwd=folder, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return folder / "a", done
 
@@ -64,6 +76,8 @@ def test_a_run_leaves_its_leaderboard_report_and_weights(finished):
     assert best == table["trial"][0] and metrics["n_test"] == 2000
     assert (path / "checkpoints" / weights).exists()
     assert not list(path.rglob("*.part")), "no half-written file is left"
+    assert not (path / "checkpoints" / "partial").exists(), "every training is over"
+    assert "imported: False" in done.stdout, "TensorFlow is of workers alone"
 
 
 def test_a_killed_run_ends_as_the_undisturbed_one(folder, finished):
