@@ -150,7 +150,7 @@ def begin(config: dict, path: str | Path, *, progress: bool = True) -> Run:
         with contextlib.closing(Store(run_dir.store, create=True)) as store:
             store.set("config", text)
         run_dir.create(text)
-        return _go_on(Run(run_dir.path), progress=progress)
+        return _go_on(Run(run_dir.path), config["cluster"], progress=progress)
 
 
 def resume(path: str | Path, *, progress: bool = True, **overrides: Any) -> Run:
@@ -158,7 +158,8 @@ def resume(path: str | Path, *, progress: bool = True, **overrides: Any) -> Run:
     cluster.
 
     A run that was ended at any instant gives the trials and the leaderboard that it would have
-    given undisturbed. Raises as `search` does.
+    given undisturbed. It goes on here unless a cluster is named: a scheduler can run code on its
+    clients, and the run may be a stranger's. Raises as `search` does.
     """
     run = Run(path)
     table = dict(run.config)
@@ -166,7 +167,15 @@ def resume(path: str | Path, *, progress: bool = True, **overrides: Any) -> Run:
         configuration.override(table, key, value)
     config = configuration.complete(table)
     config["cluster"] = cluster.resolved(config["cluster"])
-    cluster.check_here(config["cluster"])
+    where = config["cluster"] if "cluster" in overrides else None
+    if where:
+        cluster.check_here(where)
+    elif config["cluster"]["dask"]:
+        log.warning(
+            "the run was on a Dask cluster and goes on here; to go on there, stop it and name the "
+            "cluster: --dask %s",
+            config["cluster"]["dask"],
+        )
     configuration.make_evaluator(config).check(configuration.make_space(config))
     with run.dir.locked():
         then, now = run.table.get("versions", {}), versions()
@@ -184,7 +193,7 @@ def resume(path: str | Path, *, progress: bool = True, **overrides: Any) -> Run:
                 store.set("config_before", run.dir.config.read_bytes().decode())
                 store.set("config", text)
             run.dir.create(text)
-        return _go_on(Run(path), progress=progress)
+        return _go_on(Run(path), where, progress=progress)
 
 
 def new_run_dir(preset: str) -> Path:
@@ -257,7 +266,7 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _go_on(run: Run, *, progress: bool) -> Run:
+def _go_on(run: Run, where: Mapping[str, Any] | None, *, progress: bool) -> Run:
     """Search until the budget is spent, train the finalists, write the results."""
     config, begun = run.config, time.monotonic()
 
@@ -274,7 +283,7 @@ def _go_on(run: Run, *, progress: bool) -> Run:
     ):
         if store.get("config") is None:  # of a run that began before it was kept here
             store.set("config", run.dir.config.read_bytes().decode())
-        executor = stack.enter_context(make_executor(run, store.save_workers))
+        executor = stack.enter_context(make_executor(run, store.save_workers, where=where))
         watch = stack.enter_context(Progress(config["trials"], run, store, shown=progress))
         log.info("searching in %s: %s", run.dir.path, run.space)
         store.log(f"searching, {store.count('told IS NOT NULL')} trials told so far")
@@ -325,17 +334,18 @@ def make_executor(
     run: Run,
     on_change: Callable[[list[dict]], None] = lambda workers: None,
     n_workers: int | None = None,
+    where: Mapping[str, Any] | None = None,
 ) -> InProcess | LocalExecutor | DaskExecutor:
     """Where the run's evaluator runs, on as many workers as configured unless said otherwise;
-    `on_change` is told what they do."""
+    `on_change` is told what they do. where: a `[cluster]` table."""
     if run.evaluator.in_process:
         return InProcess(run.evaluator)
     n_workers = n_workers or run.config["workers"]
     name, options = run.config["evaluator"]["name"], configuration.evaluator_options(run.config)
     named = {"limits": Limits(**run.config["limits"]), "on_change": on_change}
     folder = run.dir.checkpoints
-    if run.config["cluster"]["dask"]:
-        return cluster.make(run.config["cluster"], n_workers, name, options, folder, **named)
+    if where and where["dask"]:
+        return cluster.make(where, n_workers, name, options, folder, **named)
     return LocalExecutor(n_workers, name, options, run.dir.log, folder, **named)
 
 

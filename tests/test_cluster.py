@@ -300,8 +300,8 @@ SMALL = {"trials": 2, "seed": 1, "workers": 1, "final": {"top": 0}, "progress": 
                    "hw.sram_input_kib": 64, "hw.sram_weight_kib": 64}}  # fmt: skip
 
 
-def test_a_search_ends_as_the_one_on_this_machine(processes, tmp_path, monkeypatch):
-    """Real trainings; a scheduler file names the cluster, where the other run may go on too."""
+def test_a_search_ends_as_the_one_on_this_machine(processes, tmp_path, monkeypatch, caplog):
+    """Real trainings; a scheduler file names the cluster. Another may go on there, if asked."""
     monkeypatch.setattr("nas.report.report", lambda runs: "")  # it takes longer than trainings
     processes.start_worker()
     file = tmp_path / "scheduler.json"
@@ -310,11 +310,15 @@ def test_a_search_ends_as_the_one_on_this_machine(processes, tmp_path, monkeypat
     theirs = nas.search(run_dir=tmp_path / "b", **SMALL)
     assert len([t for t in ours.trials() if t.status == "complete"]) == 2
     assert ours.dir.leaderboard.read_bytes() == theirs.dir.leaderboard.read_bytes()
-    monkeypatch.setattr("nas.run._go_on", lambda run, progress: run)
+    monkeypatch.setattr("nas.run._go_on", lambda run, where, progress: wheres.append(where) or run)
+    wheres = []
     there = {"dask": processes.address}
     assert nas.resume(tmp_path / "b", cluster=there).config["cluster"]["dask"] == processes.address
     assert nas.Run(tmp_path / "b").config == {**theirs.config, "cluster": {
         **theirs.config["cluster"], **there}}  # fmt: skip
+    nas.resume(tmp_path / "b")
+    assert [where and where["dask"] for where in wheres] == [processes.address, None]
+    assert f"name the cluster: --dask {processes.address}" in caplog.text
 
 
 @pytest.mark.parametrize("settings, match", [
