@@ -65,9 +65,10 @@ class Checkpoint:
         path: Path,
         key: str,
         park: threading.Event | None = None,
-        interval_s: float = INTERVAL_S,
+        interval_s: float | None = None,
     ):
-        self.path, self.key, self.interval_s = path, key, interval_s
+        self.path, self.key = path, key
+        self.interval_s = INTERVAL_S if interval_s is None else interval_s
         self.park = park or threading.Event()
         self.notes: dict[str, Any] = {}
         self.kept_at = time.monotonic()

@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import tomllib
+import zlib
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,7 +50,18 @@ def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
     with h5py.File(content, "w") as file:
         for name, array in tensors.items():
             file[name] = array
+        file.attrs["crc32"] = checksum(tensors)
     write_whole(path, content.getvalue())
+
+
+def checksum(tensors: dict[str, np.ndarray]) -> int:
+    """Of names, shapes and bytes, in whatever order."""
+    found = 0
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name])
+        found = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), found)
+        found = zlib.crc32(array.tobytes(), found)
+    return found
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
@@ -68,9 +80,13 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     try:
         with h5py.File(path, "r") as file:
             file.visititems(take)
+            if file.attrs.get("crc32", checksum(tensors)) != checksum(tensors):
+                raise RunError(f"{path} is damaged: its tensors are not those that were written")
     except FileNotFoundError:
         raise RunError(f"{path} is missing") from None
-    except (OSError, RuntimeError, KeyError) as error:
+    except RunError:
+        raise
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError) as error:
         raise RunError(f"{path} is damaged: {error}") from error
     return tensors
 
