@@ -183,7 +183,7 @@ class DaskExecutor:
         self.attempts: Counter[tuple] = Counter()  # (kind, id) -> times that it was given up
         self.failed: deque[dict] = deque()  # results of those given up too often
         self.files: Any = None  # of options, where workers lack them: a future of their contents
-        self.cluster = self.client = None
+        self.cluster = self.client = self.scheduler_id = None
         self.token = folder / TOKEN if folder else None
         if self.token:
             self.token.write_text(self.setup["token"], "utf-8")
@@ -191,6 +191,13 @@ class DaskExecutor:
             if address == "local":
                 self.cluster = _local_cluster(n_workers, self.limits)
             self.client = self._connect()
+            there = self.client.scheduler.address
+            if not there.startswith(("tls", "wss")) and not _is_loopback(there):
+                log.warning(
+                    "%s is not encrypted: whoever reaches it can run code there and here; use "
+                    "tls:// outside of trusted networks",
+                    there,
+                )
             self._prepare()
         except BaseException:
             self.close()
@@ -206,16 +213,9 @@ class DaskExecutor:
         where = {"scheduler_file": str(file)} if file else {"address": self.address}
         if self.cluster:
             where = {"address": self.cluster.scheduler_address}
-        secure = self.tls or self.address.startswith(("tls", "wss"))
-        if secure:
+        if self.tls or self.address.startswith(("tls", "wss")):
             files = {TLS[name]: value for name, value in self.tls.items()}
             where["security"] = Security(require_encryption=True, **files)
-        elif not file and not _is_loopback(where["address"]):
-            log.warning(
-                "%s is not encrypted: whoever reaches it can run code there and here; use tls:// "
-                "outside of trusted networks",
-                self.address,
-            )
         try:
             return Client(**where, timeout=CONNECT_S, set_as_default=False, name="nas")
         except (OSError, ValueError, TypeError, RuntimeError) as error:
@@ -226,7 +226,7 @@ class DaskExecutor:
 
     def _prepare(self) -> None:
         """Wait for a first worker, see that workers can work, send what they lack."""
-        self.scheduler_id = self.client.scheduler_info()["id"]
+        scheduler_id = self.client.scheduler_info()["id"]
         self._await_worker()
         self._compare_versions()
         paths = {name: self.setup["options"].get(name) for name in PATHS}
@@ -248,6 +248,7 @@ class DaskExecutor:
             log.info("sending the files of %s to workers that lack them", ", ".join(lacking))
             self.contents = {name: _contents(Path(paths[name])) for name in lacking}
             self._scatter()
+        self.scheduler_id = scheduler_id  # from here on it has all that tasks need
         log.info("%d Dask workers at %s", len(found), self.address)
 
     def _await_worker(self) -> None:
@@ -338,7 +339,7 @@ class DaskExecutor:
                 continue
             del self.open[key]
             whose = sent.task["kind"], sent.task["id"]
-            self.attempts[whose] += not lost
+            self.attempts[whose] += not lost and not _is_ours(sent.future)
             if self.attempts[whose] < self.limits.max_attempts:
                 self.submit(sent.task)
             else:
@@ -551,6 +552,15 @@ def _contents(path: Path) -> dict[str, bytes]:
             f"{MAX_SHIPPED_BYTES / 1e9:.1f}); put it there at the same path"
         )
     return {str(file.relative_to(path.parent)): file.read_bytes() for file in files}
+
+
+def _is_ours(future) -> bool:
+    """Whether it was our own connection that a cancelled future was lost by."""
+    try:
+        future.result()
+    except CancelledError as error:
+        return getattr(error, "reason", None) == "scheduler-connection-lost"
+    return False
 
 
 def _is_loopback(address: str) -> bool:

@@ -286,10 +286,23 @@ def test_tls(tmp_path, caplog):
     assert "not encrypted" not in caplog.text
 
 
-def test_an_open_network_is_said(caplog, monkeypatch):
+@pytest.mark.parametrize("address, inside", [
+    ("tcp://127.0.0.1:8786", True), ("tcp://[::1]:8786", True), ("tcp://localhost:1", True),
+    ("tcp://192.0.2.1:8786", False), ("tcp://head:8786", False),
+])  # fmt: skip
+def test_loopback(address, inside):
+    assert cluster._is_loopback(address) is inside
+
+
+def test_an_open_network_is_said(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(cluster, "CONNECT_S", 0.2)
     with pytest.raises(ExecutorError, match=r"no Dask scheduler at tcp://.* leave out --dask"):
-        DaskExecutor("tcp://192.0.2.1:8786", SLEEPING, {})
+        DaskExecutor(f"tcp://127.0.0.1:{free_port()}", SLEEPING, {})
+    monkeypatch.undo()
+    DaskExecutor("local", SLEEPING, {}, n_workers=1).close()
+    assert "not encrypted" not in caplog.text
+    monkeypatch.setattr(cluster, "_is_loopback", lambda address: False)
+    DaskExecutor("local", SLEEPING, {}, n_workers=1).close()
     assert "not encrypted: whoever reaches it can run code" in caplog.text
 
 
