@@ -40,7 +40,7 @@ def main() -> None:
         interface=asked.interface,
         job_extra_directives=["--gres=gpu:1"] if asked.gpu else [],
         worker_extra_args=["--no-dashboard", *(["--resources", "GPU=1"] if asked.gpu else [])],
-        scheduler_options={"dashboard_address": None},
+        scheduler_options={"dashboard_address": "127.0.0.1:0"},
     ) as jobs:
         if asked.print:
             print(jobs.job_script())

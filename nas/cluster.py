@@ -488,7 +488,7 @@ def _local_cluster(n_workers: int, limits: Limits):
             processes=False,
             protocol="tcp://",
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             memory_limit=0,
         )
 

@@ -27,7 +27,7 @@ SETTINGS = {
     "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
 }
 IN_PROCESS = {"threads_per_worker": 1, "processes": False, "protocol": "tcp://",
-              "dashboard_address": None}  # fmt: skip
+              "dashboard_address": "127.0.0.1:0"}  # fmt: skip
 
 
 def free_port() -> int:
@@ -65,6 +65,12 @@ class Processes(contextlib.ExitStack):
     def start_worker(self, *options, by=("-m", "distributed.cli.dask_worker"), **environment):
         return self.start(*by, self.address, "--nthreads", 1, "--no-dashboard", "--no-nanny",
                           "--local-directory", self.folder, *options, **environment)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch):
+    """Processes start slowly on a busy machine."""
+    monkeypatch.setattr(cluster, "CONNECT_S", 120.0)
 
 
 @pytest.fixture
@@ -298,7 +304,7 @@ def test_an_open_network_is_said(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(cluster, "CONNECT_S", 0.2)
     with pytest.raises(ExecutorError, match=r"no Dask scheduler at tcp://.* leave out --dask"):
         DaskExecutor(f"tcp://127.0.0.1:{free_port()}", SLEEPING, {})
-    monkeypatch.undo()
+    monkeypatch.setattr(cluster, "CONNECT_S", 60.0)
     DaskExecutor("local", SLEEPING, {}, n_workers=1).close()
     assert "not encrypted" not in caplog.text
     monkeypatch.setattr(cluster, "_is_loopback", lambda address: False)
