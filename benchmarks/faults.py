@@ -167,9 +167,9 @@ def layouts() -> dict[str, list[str]]:
 
 def kills(folder: Path, n: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    whole, seconds = {}, 8.0
-    for number, (name, extra) in enumerate(layouts().items()):
-        n_here = n * (number + 1) // len(layouts()) - n * number // len(layouts())
+    whole, seconds, found = {}, 8.0, layouts()
+    for number, (name, extra) in enumerate(found.items()):
+        n_here = n * (number + 1) // len(found) - n * number // len(found)
         lost = doubled = runs = n_killed = 0
         same, kinds = True, {"instant": 0, "commit": 0, "checkpoint": 0}
         while n_killed < n_here:
@@ -195,8 +195,8 @@ def kills(folder: Path, n: int, seed: int) -> None:
                     sys.exit(f"{path} ended with {code}; see {path.with_suffix('.log')}")
                 n_killed, kinds[kind] = n_killed + 1, kinds[kind] + 1
             runs += 1
-            found = compare(path, whole[run_seed])
-            lost, doubled, same = lost + found[0], doubled + found[1], same and found[2]
+            missing, twice, equal = compare(path, whole[run_seed])
+            lost, doubled, same = lost + missing, doubled + twice, same and equal
             shutil.rmtree(path)
         Outcome.row(
             f"kills, {name}",

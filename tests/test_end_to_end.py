@@ -81,17 +81,19 @@ def test_a_run_leaves_its_leaderboard_report_and_weights(finished):
 
 
 def test_a_killed_run_ends_as_the_undisturbed_one(folder, finished):
-    """SIGKILL of the parent at three instants; one worker, where the first run had two."""
+    """SIGKILL of the parent twice, Ctrl-C between; one worker, where the first run had two."""
     path = folder / "b"
     begin = command("search", *SMALL, "--run", path, "--workers", 1)
-    for number, seconds in enumerate((9, 8, 10)):
+    for number, (seconds, how) in enumerate(
+        ((9, signal.SIGKILL), (10, signal.SIGINT), (8, signal.SIGKILL))
+    ):
         process = subprocess.Popen(
             begin if number == 0 else command("resume", path), cwd=folder,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )  # fmt: skip
         time.sleep(seconds)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.send_signal(how)
+        assert process.wait() == (130 if how == signal.SIGINT else -how)
     last = nas_command("resume", path, cwd=folder)
     assert last.returncode == 0, last.stderr
     ours, theirs = (p / "leaderboard.csv" for p in (path, finished[0]))
