@@ -43,6 +43,7 @@ SMALL = [
     "--set", "cell.depth=1", "--set", "cell.resolution=16", "--set", "train.batch=64",
     "--set", "limits.heartbeat=2", "--set", "limits.max_attempts=1000",
 ]  # fmt: skip
+HOOKS = tempfile.TemporaryDirectory(prefix="nas-faults-")
 PART_BYTES = 600_000  # of the small file system
 # Read by Python before a command of ours runs. Trainings are kept every 50 ms instead of every
 # minute; with FAULT set, the search is killed inside its nth commit, or the nth write of a
@@ -96,11 +97,8 @@ class Outcome:
 
 
 def environment(fault: str = "plain") -> dict:
-    hooks = Path(tempfile.gettempdir()) / f"nas-faults-{os.getpid()}"
-    hooks.mkdir(exist_ok=True)
-    (hooks / "sitecustomize.py").write_text(HOOK)
     root = str(Path(__file__).resolve().parents[1])
-    return {**os.environ, "NAS_FAULTS": fault, "PYTHONPATH": f"{hooks}{os.pathsep}{root}"}
+    return {**os.environ, "NAS_FAULTS": fault, "PYTHONPATH": f"{HOOKS.name}{os.pathsep}{root}"}
 
 
 def start(path: Path, seed: int, extra: list[str], fault: str = "plain") -> subprocess.Popen:
@@ -415,6 +413,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="nas-faults-") as name:
         folder = Path(name)
+        (Path(HOOKS.name) / "sitecustomize.py").write_text(HOOK)
         if "kills" in options.only:
             kills(folder, options.kills, options.seed)
         if "workers" in options.only:

@@ -100,6 +100,19 @@ def test_a_killed_run_ends_as_the_undisturbed_one(folder, finished):
     assert ours.read_bytes() == theirs.read_bytes()
 
 
+def test_a_trial_trained_again_measures_the_same(finished, folder):
+    path, _ = finished
+    before = sorted((p.name, p.stat().st_size) for p in path.rglob("*") if p.name != "run.log")
+    id = next(t.id for t in nas.Run(path).trials() if t.status == "complete")
+    again = nas_command("rerun", path, "--trial", id, cwd=folder)
+    assert again.returncode == 0, again.stderr
+    assert "the same to the bit" in again.stdout and "epoch 1 accuracy" in again.stdout
+    now = sorted((p.name, p.stat().st_size) for p in path.rglob("*") if p.name != "run.log")
+    assert now == before, "the run is not changed"
+    wrong = nas_command("rerun", path, "--trial", 999, cwd=folder)
+    assert wrong.returncode == 2 and "has no trial 999" in wrong.stderr
+
+
 def test_resuming_a_finished_run_changes_nothing(finished, folder):
     path, _ = finished
     before = (path / "leaderboard.csv").read_bytes()
