@@ -43,6 +43,7 @@ SMALL = [
     "--set", "cell.depth=1", "--set", "cell.resolution=16", "--set", "train.batch=64",
     "--set", "limits.heartbeat=2", "--set", "limits.max_attempts=1000",
 ]  # fmt: skip
+HOOKS = tempfile.TemporaryDirectory(prefix="nas-faults-")
 PART_BYTES = 600_000  # of the small file system
 # Read by Python before a command of ours runs. Trainings are kept every 50 ms instead of every
 # minute; with FAULT set, the search is killed inside its nth commit, or the nth write of a
@@ -96,11 +97,8 @@ class Outcome:
 
 
 def environment(fault: str = "plain") -> dict:
-    hooks = Path(tempfile.gettempdir()) / f"nas-faults-{os.getpid()}"
-    hooks.mkdir(exist_ok=True)
-    (hooks / "sitecustomize.py").write_text(HOOK)
     root = str(Path(__file__).resolve().parents[1])
-    return {**os.environ, "NAS_FAULTS": fault, "PYTHONPATH": f"{hooks}{os.pathsep}{root}"}
+    return {**os.environ, "NAS_FAULTS": fault, "PYTHONPATH": f"{HOOKS.name}{os.pathsep}{root}"}
 
 
 def start(path: Path, seed: int, extra: list[str], fault: str = "plain") -> subprocess.Popen:
@@ -167,9 +165,9 @@ def layouts() -> dict[str, list[str]]:
 
 def kills(folder: Path, n: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    whole, seconds = {}, 8.0
-    for number, (name, extra) in enumerate(layouts().items()):
-        n_here = n * (number + 1) // len(layouts()) - n * number // len(layouts())
+    whole, seconds, found = {}, 8.0, layouts()
+    for number, (name, extra) in enumerate(found.items()):
+        n_here = n * (number + 1) // len(found) - n * number // len(found)
         lost = doubled = runs = n_killed = 0
         same, kinds = True, {"instant": 0, "commit": 0, "checkpoint": 0}
         while n_killed < n_here:
@@ -195,8 +193,8 @@ def kills(folder: Path, n: int, seed: int) -> None:
                     sys.exit(f"{path} ended with {code}; see {path.with_suffix('.log')}")
                 n_killed, kinds[kind] = n_killed + 1, kinds[kind] + 1
             runs += 1
-            found = compare(path, whole[run_seed])
-            lost, doubled, same = lost + found[0], doubled + found[1], same and found[2]
+            missing, twice, equal = compare(path, whole[run_seed])
+            lost, doubled, same = lost + missing, doubled + twice, same and equal
             shutil.rmtree(path)
         Outcome.row(
             f"kills, {name}",
@@ -415,6 +413,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="nas-faults-") as name:
         folder = Path(name)
+        (Path(HOOKS.name) / "sitecustomize.py").write_text(HOOK)
         if "kills" in options.only:
             kills(folder, options.kills, options.seed)
         if "workers" in options.only:

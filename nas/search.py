@@ -202,7 +202,8 @@ class Search:
         """Tell the controller and commit its new state with the order of telling."""
         self.controller.tell([trial], self.reward([trial]))
         with self.store.transaction():
-            self.store.finish(trial)
+            if trial.repeats is not None:  # others are recorded as they land
+                self.store.finish(trial)
             self.store.mark_told(trial.id, self.n_told)
             self.store.save_controller(self.controller.state())
         self.n_told += 1

@@ -145,12 +145,14 @@ class Store:
             raise StoreError(f"{path} is missing; is {path.parent} a run directory?")
         else:
             uri = f"{path.resolve().as_uri()}?mode={'ro' if read_only else 'rwc'}"
-            if read_only and not os.access(path.parent, os.W_OK):
+            unwritable = not os.access(path.parent, os.W_OK)
+            if read_only and unwritable and not Path(f"{path}-wal").exists():
                 uri += "&immutable=1"  # nobody writes here, not even a file of locks
         with self._errors():
             self.connection = sqlite3.connect(uri, uri=True, isolation_level=None)
         try:
             self.connection.create_function("seal", -1, seal, deterministic=True)
+            self.rows("PRAGMA trusted_schema = OFF")
             version = self.rows("PRAGMA user_version")[0][0]
             if version > len(MIGRATIONS):
                 raise StoreError(

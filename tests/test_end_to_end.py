@@ -81,21 +81,36 @@ def test_a_run_leaves_its_leaderboard_report_and_weights(finished):
 
 
 def test_a_killed_run_ends_as_the_undisturbed_one(folder, finished):
-    """SIGKILL of the parent at three instants; one worker, where the first run had two."""
+    """SIGKILL of the parent twice, Ctrl-C between; one worker, where the first run had two."""
     path = folder / "b"
     begin = command("search", *SMALL, "--run", path, "--workers", 1)
-    for number, seconds in enumerate((9, 8, 10)):
+    for number, (seconds, how) in enumerate(
+        ((9, signal.SIGKILL), (10, signal.SIGINT), (8, signal.SIGKILL))
+    ):
         process = subprocess.Popen(
             begin if number == 0 else command("resume", path), cwd=folder,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )  # fmt: skip
         time.sleep(seconds)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.send_signal(how)
+        assert process.wait() == (130 if how == signal.SIGINT else -how)
     last = nas_command("resume", path, cwd=folder)
     assert last.returncode == 0, last.stderr
     ours, theirs = (p / "leaderboard.csv" for p in (path, finished[0]))
     assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_a_trial_trained_again_measures_the_same(finished, folder):
+    path, _ = finished
+    before = sorted((p.name, p.stat().st_size) for p in path.rglob("*") if p.name != "run.log")
+    id = next(t.id for t in nas.Run(path).trials() if t.status == "complete")
+    again = nas_command("rerun", path, "--trial", id, cwd=folder)
+    assert again.returncode == 0, again.stderr
+    assert "the same to the bit" in again.stdout and "epoch 1 accuracy" in again.stdout
+    now = sorted((p.name, p.stat().st_size) for p in path.rglob("*") if p.name != "run.log")
+    assert now == before, "the run is not changed"
+    wrong = nas_command("rerun", path, "--trial", 999, cwd=folder)
+    assert wrong.returncode == 2 and "has no trial 999" in wrong.stderr
 
 
 def test_resuming_a_finished_run_changes_nothing(finished, folder):
