@@ -33,7 +33,7 @@ from nas.pricing import price_designs
 from nas.search import Search
 from nas.store import Store
 
-ROUNDS = {0.1: 20, 1.0: 10, 10.0: 3}  # trials a worker, of so many seconds
+ROUNDS = {0.1: 50, 1.0: 20, 10.0: 4}  # trials a worker, of so many seconds
 PER_PROCESS = 16  # Dask workers
 AHEAD = 2  # trials asked for, a worker: one runs and one waits
 

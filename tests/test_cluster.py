@@ -128,6 +128,18 @@ def test_what_a_candidate_does_is_its_own_failure(tmp_path):
     assert "metrics" in found[2]
 
 
+def test_parking_ends_what_runs_and_what_waits(tmp_path):
+    limits, said = Limits(heartbeat=0.1), []
+    with DaskExecutor("local", SLEEPING, {}, tmp_path, n_workers=2, limits=limits,
+                      on_change=said.append) as executor:  # fmt: skip
+        for task in [*tasks(1, seconds=0.5), *tasks(4, seconds=60)[1:]]:
+            executor.submit(task)
+        assert executor.wait()["id"] == 0
+        begun = time.monotonic()
+        assert executor.park(1.0) == [] and time.monotonic() - begun < 30
+    assert {worker["kind"] for workers in said for worker in workers} <= {"trial", "idle"} and said
+
+
 def test_weights_come_back_as_bytes(tmp_path):
     weights = tmp_path / "trial.weights.h5"
     task = {"id": 4, "kind": "final", "seed": 9, "choices": {}, "weights": str(weights)}
