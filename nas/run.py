@@ -42,8 +42,10 @@ class Run:
     def __init__(self, path: str | Path):
         self.dir = RunDir(path)
         self.dir.check_run()
-        with self.store() as store:
-            written = [text for text in (store.get("config"), store.get("config_before")) if text]
+        written = []
+        if self.dir.store.exists():
+            with self.store() as store:
+                written = [store.get(name) for name in ("config", "config_before")]
         self.table = self.dir.read_config(written)
         self.config = configuration.load_run(self.table)
         self.space: Space = configuration.make_space(self.config)

@@ -160,9 +160,9 @@ class RunDir:
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         write_whole(self.config, text)
 
-    def read_config(self, written: Sequence[str] = ()) -> dict:
+    def read_config(self, written: Sequence[str | None] = ()) -> dict:
         """The table of config.toml. RunError where it is damaged, or is none of the texts that
-        were `written` as far as is known."""
+        were `written`, as far as one is known."""
         self.check_run()
         try:
             text = self.config.read_bytes().decode()
@@ -171,7 +171,7 @@ class RunDir:
             raise RunError(
                 f"{self.config} is damaged: {error}; 'nas repair {self.path}' restores it"
             ) from error
-        if written and text not in written:
+        if any(written) and text not in written:
             raise RunError(
                 f"{self.config} is not what the run was begun with: 'nas repair {self.path}' "
                 "restores it; for a search with other settings begin a new run"
