@@ -23,7 +23,7 @@ import numpy as np
 
 from nas.controllers import Controller
 from nas.controllers.shared import check_told, order
-from nas.trial import Proposal, State, Status, Trial
+from nas.trial import Grown, Proposal, State, Status, Trial
 
 OF_CONTROLLER = "controller."  # before the names of its state
 
@@ -97,9 +97,9 @@ class SuccessiveHalving:
         for number, rung in enumerate(self.rungs):
             objectives = np.array(rung.objectives, float).reshape(-1, self.n_objectives)
             state |= {
-                f"encodings.{number}": np.array(rung.encodings, np.int64),
-                f"objectives.{number}": np.nan_to_num(objectives),
-                f"failed.{number}": np.isnan(objectives).any(axis=1),
+                f"encodings.{number}": np.array(rung.encodings, np.int64).view(Grown),
+                f"objectives.{number}": np.nan_to_num(objectives).view(Grown),
+                f"failed.{number}": np.isnan(objectives).any(axis=1).view(Grown),
                 f"promoted.{number}": np.array(rung.promoted, bool),
             }
         return state

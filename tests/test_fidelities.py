@@ -10,6 +10,7 @@ from nas.cli import main
 from nas.compare import compare
 from nas.fidelities import SuccessiveHalving, correlations, highest, rung_of
 from nas.leaderboard import leaderboard
+from nas.rerun import rerun
 from nas.run import begin
 from nas.store import Store, dump, load
 from nas.trial import Proposal, Status, Trial
@@ -246,6 +247,8 @@ def test_a_run_over_a_table_promotes_and_says_how_the_rungs_agree(tmp_path, tabl
     long = {tuple(t.proposal.encoding): t.id for t in trials if t.metrics["rung"] == 1}
     for row in board.itertuples():
         assert long.get((row.depth, row.width), row.trial) == row.trial
+    _, same = rerun(tmp_path / "run", min(long.values()))
+    assert same, "trained again as long"
     [found] = correlations(trials, "accuracy")
     assert found.n == costs.count(9) and -1 <= found.low <= found.value <= found.high <= 1
     main(["status", str(tmp_path / "run")])
