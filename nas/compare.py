@@ -133,6 +133,10 @@ def _configs(preset, controllers, seeds, budgets, data, workers, assignments) ->
         table |= {"trials": max(budgets), "final": {"top": 0}, "hours": 0.0}
         table |= {"workers": workers} if workers else {}
         configs[label] = configuration.complete(table)
+        if configs[label]["fidelities"]["rungs"]:
+            raise configuration.ConfigError(
+                "trainings of several lengths are no equal budgets; set fidelities.rungs = []"
+            )
         space = configuration.make_space(configs[label])
         configuration.make_evaluator(configs[label]).check(space)
         feasibility.check(configs[label])
@@ -237,7 +241,9 @@ def _searched(configs: dict[str, dict], seeds: int, to: Path, progress: bool) ->
             config = {**config, "seed": seed}
             path = to / label / f"seed-{seed}"
             run = Run(path) if RunDir(path).config.exists() else None
-            free = {key: config[key] for key in ("trials", "workers")}  # change no design
+            free = {
+                key: config[key] for key in ("trials", "workers", "cluster")
+            }  # change no design
             if run and {**run.config, **free} != config:
                 raise RunError(f"{path} is a run with other settings; name another --to")
             if run is None:

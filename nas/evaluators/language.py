@@ -122,11 +122,26 @@ class Language:
         """`language.Score` on a part."""
         return trained.score(getattr(self.text, part), self.text.end)
 
+    def fidelity(self, rung: int) -> int:
+        """A rung is the epochs of its trainings; the first are those of every candidate."""
+        if isinstance(rung, bool) or not isinstance(rung, int) or rung < self.epochs:
+            raise ValueError(
+                f"fidelities.rungs are whole numbers of epochs, from evaluator.epochs = "
+                f"{self.epochs} up; got {rung!r}"
+            )
+        return rung
+
     def evaluate(
-        self, choices: Choices, *, seed: int, stop_below: Sequence[tuple[int, float]] = ()
+        self,
+        choices: Choices,
+        *,
+        seed: int,
+        stop_below: Sequence[tuple[int, float]] = (),
+        fidelity: int | None = None,
     ) -> Metrics:
         """Validation perplexity and loss of a short training, with its curve and what it took.
 
+        fidelity: its epochs, where they are not those of every candidate.
         stop_below: (epochs, 1 / perplexity), after so many of which the training ends unless its
         own is that high; then `stopped_at` says so. `rungs` are these.
         """
@@ -140,7 +155,7 @@ class Language:
                 stopped = rungs[-1][1] < limits[epoch]
             return stopped
 
-        trained = self._fit(choices, seed, self.tokens, self.epochs, stop)
+        trained = self._fit(choices, seed, self.tokens, fidelity or self.epochs, stop)
         found = self._scored(trained, "validation")
         epochs = len(trained.curve)
         asked = {"rungs": rungs} if limits else {}

@@ -15,6 +15,7 @@ import numpy as np
 
 from nas import data
 from nas.augment import OFF, USUAL, Augmentation, augmentation, normalization_of, normalized
+from nas.checkpoint import Checkpoint
 from nas.distill import KerasTeacher, Lessons, TrainedTeacher
 from nas.run_dir import write_tensors
 from nas.trial import Metrics
@@ -172,7 +173,14 @@ class Proxy:
         return self.lessons[key]
 
     def _fit(
-        self, choices: Choices, seed: int, part: str, epochs: int, usual: Augmentation, stop=None
+        self,
+        choices: Choices,
+        seed: int,
+        part: str,
+        epochs: int,
+        usual: Augmentation,
+        stop=None,
+        checkpoint: Checkpoint | None = None,
     ):
         from nas.pruning import Pruning
         from nas.train import Recipe
@@ -201,7 +209,14 @@ class Proxy:
         teacher = self.lessons_of(part, resolution) if recipe.distill_weight else None
         images, labels = self.part(part, resolution, normalization_of(choices))
         return self.trainer.fit(
-            network, images, labels, recipe, seed=seed, teacher=teacher, stop=stop
+            network,
+            images,
+            labels,
+            recipe,
+            seed=seed,
+            teacher=teacher,
+            stop=stop,
+            checkpoint=checkpoint,
         )
 
     def _scored(self, trained, choices: Choices, part: str) -> tuple[float, float]:
@@ -209,28 +224,47 @@ class Proxy:
         resolution = trained.network.image[0]
         return trained.score(*self.part(part, resolution, normalization_of(choices)))
 
+    def fidelity(self, rung: int) -> int:
+        """A rung is the epochs of its trainings; the first are those of every candidate."""
+        if isinstance(rung, bool) or not isinstance(rung, int) or rung < self.epochs:
+            raise ValueError(
+                f"fidelities.rungs are whole numbers of epochs, from evaluator.epochs = "
+                f"{self.epochs} up; got {rung!r}"
+            )
+        return rung
+
     def evaluate(
-        self, choices: Choices, *, seed: int, stop_below: Sequence[tuple[int, float]] = ()
+        self,
+        choices: Choices,
+        *,
+        seed: int,
+        stop_below: Sequence[tuple[int, float]] = (),
+        fidelity: int | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> Metrics:
         """Validation accuracy and loss of a short training, with its curve and what it took.
 
+        fidelity: its epochs, where they are not those of every candidate.
         stop_below: (epochs, accuracy), after so many of which the training ends unless the
         validation accuracy is that high; then `stopped_at` says so. `rungs` are these accuracies.
         """
         before = time.process_time()
-        limits, rungs, stopped = dict(stop_below), [], False
+        limits, stopped = dict(stop_below), False
+        notes = checkpoint.notes if checkpoint else {}
 
         def stop(epoch: int, trained_so_far) -> bool:
             nonlocal stopped
             if epoch in limits:
-                rungs.append([epoch, self._scored(trained_so_far(), choices, "validation")[0]])
-                stopped = rungs[-1][1] < limits[epoch]
+                accuracy, _ = self._scored(trained_so_far(), choices, "validation")
+                notes.setdefault("rungs", []).append([epoch, accuracy])
+                stopped = accuracy < limits[epoch]
             return stopped
 
-        trained = self._fit(choices, seed, "proxy", self.epochs, OFF, stop)
+        n_epochs = fidelity or self.epochs
+        trained = self._fit(choices, seed, "proxy", n_epochs, OFF, stop, checkpoint)
         accuracy, loss = self._scored(trained, choices, "validation")
         epochs = len(trained.curve)
-        asked = {"rungs": rungs} if limits else {}
+        asked = {"rungs": notes.get("rungs", [])} if limits else {}
         return {
             "accuracy": accuracy,
             "loss": loss,
@@ -246,9 +280,11 @@ class Proxy:
             **({"stopped_at": epochs} if stopped else {}),
         }
 
-    def finalize(self, choices: Choices, *, seed: int, weights: Path) -> Metrics:
+    def finalize(
+        self, choices: Choices, *, seed: int, weights: Path, checkpoint: Checkpoint | None = None
+    ) -> Metrics:
         """Train longer on all training images, score on test images, write the weights."""
-        trained = self._fit(choices, seed, "train", self.final_epochs, USUAL)
+        trained = self._fit(choices, seed, "train", self.final_epochs, USUAL, checkpoint=checkpoint)
         accuracy, loss = self._scored(trained, choices, "validation")
         test_accuracy, test_loss = self._scored(trained, choices, "test")
         write_tensors(
