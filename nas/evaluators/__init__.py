@@ -24,8 +24,9 @@ class Evaluator(Protocol):
 
     metrics: what it measures of a trial, the first of which says how good it is. final_metrics:
     what a final training adds, if it has any. example, tested: what a batch is of, and what final
-    trainings are tested on many of, in words. One that trains at several fidelities has `fidelity(rung)`: what `evaluate` takes by that name
-    for a rung of the run's `[fidelities]`; ValueError for a rung that it has not.
+    trainings are tested on many of, in words. One that trains at several fidelities has
+    `fidelity(rung)`: what `evaluate` takes by that name for a rung of the run's `[fidelities]`;
+    ValueError for a rung that it has not.
     """
 
     in_process: bool
