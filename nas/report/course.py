@@ -16,6 +16,12 @@ from nas.report.findings import Findings
 from nas.report.page import Html, paragraph, section, table, tag
 from nas.trial import TRAINING_METRICS, Status
 
+CURVES = {
+    "accuracy": "Accuracy on training images after each epoch: blue in the search, black in the "
+    "final training, whose images are augmented.",
+    "loss": "Loss in training, the mean of each epoch: blue in the search, black in the final "
+    "training.",
+}
 N_CURVES = 6  # designs whose training is drawn
 N_REASONS = 6  # most common reasons shown
 
@@ -181,18 +187,21 @@ def reasons(found: Findings) -> Html | None:
 
 
 def training_curves(found: Findings) -> Html | None:
-    """Accuracy against epochs of the first designs, in the search and after it, where recorded."""
+    """Accuracy, or of language models the loss, against epochs of the first designs, in the search
+    and after it, where recorded."""
+    measure = "accuracy" if found.run.evaluator.metrics[0] == "accuracy" else "loss"
     trials = {trial.id: trial.metrics for trial in found.trained}
     ids = list(dict.fromkeys(found.board["trial"].tolist()))[:N_CURVES]
-    in_search = {id: curve(trials[id]) for id in ids}
-    in_final = {id: curve(found.finals.get(id, {})) for id in ids}
+    in_search = {id: curve(trials[id], measure) for id in ids}
+    in_final = {id: curve(found.finals.get(id, {}), measure) for id in ids}
     points = [point for id in ids for point in in_search[id] + in_final[id]]
     if not points:
         return None
     longest = max(epoch for epoch, _ in points)
-    low = math.floor(10 * min(share for _, share in points)) / 10
-    high = math.ceil(10 * max(share for _, share in points)) / 10
-    frame = drawing.Frame(longest, low, max(high, low + 0.1))
+    low = math.floor(10 * min(value for _, value in points)) / 10
+    high = math.ceil(10 * max(value for _, value in points)) / 10
+    form = ".0%" if measure == "accuracy" else ".1f"
+    frame = drawing.Frame(longest, low, max(high, low + 0.1), form)
     figures = [
         tag(
             "figure",
@@ -205,18 +214,14 @@ def training_curves(found: Findings) -> Html | None:
         "div",
         tag("h3", "How the first designs trained"),
         tag("div", figures, class_="curves"),
-        paragraph(
-            "Accuracy on training images after each epoch: blue in the search, black in the final "
-            "training, whose images are augmented.",
-            class_="note",
-        ),
+        paragraph(CURVES[measure], class_="note"),
     )
 
 
-def curve(metrics: dict) -> list[svg.Point]:
-    """(epoch, accuracy) of a training, where both are known."""
+def curve(metrics: dict, measure: str) -> list[svg.Point]:
+    """(epoch, accuracy or loss) of a training, where both are known."""
     return [
-        (float(point["epoch"]), float(point["accuracy"]))
+        (float(point["epoch"]), float(point[measure]))
         for point in metrics.get("curve", [])
-        if words.known(point.get("accuracy"))
+        if words.known(point.get(measure))
     ]

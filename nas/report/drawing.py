@@ -214,26 +214,28 @@ FAMILIES = {  # a family that is not here is shown by its choices alone
 
 
 class Frame(NamedTuple):
-    """The common scale of small charts: epochs from 0, accuracies from low to high."""
+    """The common scale of small charts: epochs from 0, values from low to high, written by a
+    format."""
 
     longest: float
     low: float
     high: float
+    form: str = ".0%"
 
     def place(self, point: Point) -> Point:
-        """Where (epoch, accuracy) lies in the picture."""
+        """Where (epoch, value) lies in the picture."""
         x = LEFT + (WIDTH - LEFT - 6) * point[0] / self.longest
         share = (point[1] - self.low) / (self.high - self.low)
         return round(x, 1), round(HEIGHT - FOOT - (HEIGHT - FOOT - 6) * share, 1)
 
 
 def curves(lines: Sequence[tuple[Sequence[Point], str]], frame: Frame) -> Html:
-    """A small chart of lines of (epoch, accuracy), each with its colour; empty ones are none."""
+    """A small chart of lines of (epoch, value), each with its colour; empty ones are none."""
     marks = []
     for level in (frame.low, frame.high):
         _, y = frame.place((0, level))
         marks.append(tag("line", x1=LEFT, x2=WIDTH, y1=y, y2=y, stroke=FAINT))
-        marks.append(text((LEFT - 5, y + 3.5), f"{level:.0%}", anchor="end", size=10))
+        marks.append(text((LEFT - 5, y + 3.5), f"{level:{frame.form}}", anchor="end", size=10))
     epochs = f"{frame.longest:.0f} epochs"
     marks.append(text((WIDTH, HEIGHT - 3), epochs, anchor="end", size=10))
     for points, colour in lines:
