@@ -24,6 +24,17 @@ class SearchError(RuntimeError):
     """The search cannot go on; everything so far is kept."""
 
 
+def task_of(trial: Trial, space: Space, kind: str = "trial") -> dict:
+    """What an executor is told of a trial."""
+    return {
+        "id": trial.id,
+        "kind": kind,
+        "seed": trial.seed,
+        "choices": space.decode(trial.proposal.encoding),
+        "stop_below": trial.metrics.get("stop_below", []),
+    }
+
+
 class Search:
     """One run of the loop over an open store.
 
@@ -167,15 +178,7 @@ class Search:
             trial.metrics = {**trial.metrics, **saved.metrics}
             self.store.finish(trial)
             return
-        self.executor.submit(
-            {
-                "id": trial.id,
-                "kind": "trial",
-                "seed": trial.seed,
-                "choices": self.space.decode(trial.proposal.encoding),
-                "stop_below": trial.metrics.get("stop_below", []),
-            }
-        )
+        self.executor.submit(task_of(trial, self.space))
 
     def settle(self, trial: Trial) -> Trial:
         """Wait until the outcome of `trial` is known; others that land meanwhile are recorded."""
