@@ -44,6 +44,12 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--hours", type=float, help="ask for no new candidates after so long")
         sub.add_argument("--workers", type=int, help="processes that train, one core each")
         sub.add_argument(
+            "--dask",
+            metavar="ADDRESS",
+            help="of a Dask scheduler whose workers train: tcp://HOST:PORT, tls://HOST:PORT, "
+            "file:///PATH of a scheduler file, or local",
+        )
+        sub.add_argument(
             "--trial-timeout",
             type=float,
             metavar="S",
@@ -196,8 +202,10 @@ def run_search(options: argparse.Namespace) -> None:
 
 
 def given(options: argparse.Namespace, *names: str) -> dict:
-    """The settings that were given: by `names`, and the limits."""
+    """The settings that were given: by `names`, the limits, and the cluster."""
     found = {name: getattr(options, name) for name in names}
+    if options.dask is not None:
+        found["cluster"] = {"dask": options.dask}
     limits = {name: getattr(options, name) for name in ("trial_timeout", "trial_memory")}
     limits = {name: value for name, value in limits.items() if value is not None}
     return {name: value for name, value in found.items() if value is not None} | (

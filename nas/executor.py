@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -85,7 +85,7 @@ class Lines:
 class Worker:
     """One process, the task it works on, and the last lines that it wrote to its log."""
 
-    def __init__(self, setup: dict, threads: int):
+    def __init__(self, setup: dict, threads: int, environment: Mapping[str, str]):
         self.task: dict | None = None
         self.ready = False
         self.grown_from = 0  # bytes held when it was ready
@@ -97,7 +97,7 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            env={**os.environ, **ENVIRONMENT, **dict.fromkeys(THREADS, str(threads))},
+            env={**os.environ, **environment, **dict.fromkeys(THREADS, str(threads))},
         )
         self.answers, self.log = Lines(self.process.stdout), Lines(self.process.stderr)
         self.send(setup)
@@ -153,7 +153,8 @@ class LocalExecutor:
     standard error goes. folder: where an evaluator keeps what it will need again, and where partly
     done tasks are kept. A task is a dictionary with `id`, `kind`, `choices` and `seed`, and
     `stop_below` where it may end early. on_change: told of the workers, as `status` gives them,
-    whenever one begins or ends a task, and at heartbeats.
+    whenever one begins or ends a task, and at heartbeats. environment: of the workers, over this
+    process's. pinned: each worker to cores of its own.
     """
 
     def __init__(
@@ -166,8 +167,11 @@ class LocalExecutor:
         *,
         limits: Limits | None = None,
         on_change: Callable[[list[dict]], None] = lambda workers: None,
+        environment: Mapping[str, str] = ENVIRONMENT,
+        pinned: bool = True,
     ):
         self.limits, self.on_change = limits or Limits(), on_change
+        self.environment, self.pinned = environment, pinned
         self.log = open(log, "ab")  # noqa: SIM115, closed in close()
         self.folder = folder
         self.setup = {
@@ -186,10 +190,11 @@ class LocalExecutor:
         self.workers = [self._start(i) for i in range(n_workers)]
 
     def _start(self, index: int) -> Worker:
-        cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        able = self.pinned and hasattr(os, "sched_getaffinity")
+        cpus = sorted(os.sched_getaffinity(0)) if able else []
         n = self.limits.threads
         own = cpus[n * index : n * (index + 1)]
-        worker = Worker({**self.setup, "cpus": own if len(own) == n else []}, n)
+        worker = Worker({**self.setup, "cpus": own if len(own) == n else []}, n, self.environment)
         for lines in (worker.answers, worker.log):
             self.selector.register(lines.pipe, selectors.EVENT_READ, index)
         return worker
@@ -241,8 +246,9 @@ class LocalExecutor:
         while not all(worker.ready for worker in self.workers):
             self._next()
 
-    def wait(self) -> dict:
-        """The next result to land: `id`, `kind`, and `metrics` or `error`.
+    def wait(self, timeout_s: float = float("inf")) -> dict | None:
+        """The next result to land: `id`, `kind`, and `metrics` or `error`; None where none does in
+        timeout_s.
 
         What is kept of partly done work goes one call later: by then the caller has the result
         where it lasts. Raises ExecutorError where nothing can be done any more: workers do not
@@ -251,8 +257,11 @@ class LocalExecutor:
         if not self.n_open:
             raise ExecutorError("nothing was submitted that could still land")
         self._forget()
+        until = time.monotonic() + timeout_s
         while not self.landed:
-            self._next()
+            if time.monotonic() >= until:
+                return None
+            self._next(until)
         self.returned.append(self.landed.popleft())
         return self.returned[-1]
 

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
+from nas import cluster, feasibility
 from nas import config as configuration
-from nas import feasibility
+from nas.cluster import DaskExecutor
 from nas.executor import InProcess, Limits, LocalExecutor
 from nas.progress import Progress
 from nas.reward import Pareto
@@ -132,6 +133,8 @@ def search(
     config = configuration.complete(table)
     if config["evaluator"].get("teacher"):  # a resumed run may begin in another folder
         config["evaluator"]["teacher"] = str(Path(config["evaluator"]["teacher"]).resolve())
+    config["cluster"] = cluster.resolved(config["cluster"])
+    cluster.check_here(config["cluster"])
     configuration.make_evaluator(config).check(configuration.make_space(config))
     feasibility.check(config)
     return begin(config, run_dir or new_run_dir(config["preset"]), progress=progress)
@@ -149,20 +152,32 @@ def begin(config: dict, path: str | Path, *, progress: bool = True) -> Run:
         with contextlib.closing(Store(run_dir.store, create=True)) as store:
             store.set("config", text)
         run_dir.create(text)
-        return _go_on(Run(run_dir.path), progress=progress)
+        return _go_on(Run(run_dir.path), config["cluster"], progress=progress)
 
 
 def resume(path: str | Path, *, progress: bool = True, **overrides: Any) -> Run:
-    """Go on with a run from where it was left. overrides: trials, workers, hours, limits.
+    """Go on with a run from where it was left. overrides: trials, workers, hours, limits,
+    cluster.
 
     A run that was ended at any instant gives the trials and the leaderboard that it would have
-    given undisturbed. Raises as `search` does.
+    given undisturbed. It goes on here unless a cluster is named: a scheduler can run code on its
+    clients, and the run may be a stranger's. Raises as `search` does.
     """
     run = Run(path)
     table = dict(run.config)
     for key, value in overrides.items():
         configuration.override(table, key, value)
     config = configuration.complete(table)
+    config["cluster"] = cluster.resolved(config["cluster"])
+    where = config["cluster"] if "cluster" in overrides else None
+    if where:
+        cluster.check_here(where)
+    elif config["cluster"]["dask"]:
+        log.warning(
+            "the run was on a Dask cluster and goes on here; to go on there, stop it and name the "
+            "cluster: --dask %s",
+            config["cluster"]["dask"],
+        )
     configuration.make_evaluator(config).check(configuration.make_space(config))
     with run.dir.locked():
         then, now = run.table.get("versions", {}), versions()
@@ -180,7 +195,7 @@ def resume(path: str | Path, *, progress: bool = True, **overrides: Any) -> Run:
                 store.set("config_before", run.dir.config.read_bytes().decode())
                 store.set("config", text)
             run.dir.create(text)
-        return _go_on(Run(path), progress=progress)
+        return _go_on(Run(path), where, progress=progress)
 
 
 def new_run_dir(preset: str) -> Path:
@@ -253,7 +268,7 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _go_on(run: Run, *, progress: bool) -> Run:
+def _go_on(run: Run, where: Mapping[str, Any] | None, *, progress: bool) -> Run:
     """Search until the budget is spent, train the finalists, write the results."""
     config, begun = run.config, time.monotonic()
 
@@ -270,7 +285,7 @@ def _go_on(run: Run, *, progress: bool) -> Run:
     ):
         if store.get("config") is None:  # of a run that began before it was kept here
             store.set("config", run.dir.config.read_bytes().decode())
-        executor = stack.enter_context(make_executor(run, store.save_workers))
+        executor = stack.enter_context(make_executor(run, store.save_workers, where=where))
         watch = stack.enter_context(Progress(config["trials"], run, store, shown=progress))
         log.info("searching in %s: %s", run.dir.path, run.space)
         store.log(f"searching, {store.count('told IS NOT NULL')} trials told so far")
@@ -305,7 +320,7 @@ def _go_on(run: Run, *, progress: bool) -> Run:
     return run
 
 
-def park(executor: InProcess | LocalExecutor, search: Search, store: Store) -> None:
+def park(executor: InProcess | LocalExecutor | DaskExecutor, search: Search, store: Store) -> None:
     """End what runs, its state kept, and record what landed meanwhile."""
     log.warning("stopping: running trainings keep their state; interrupt again to end at once")
     for result in executor.park():
@@ -321,20 +336,19 @@ def make_executor(
     run: Run,
     on_change: Callable[[list[dict]], None] = lambda workers: None,
     n_workers: int | None = None,
-) -> InProcess | LocalExecutor:
+    where: Mapping[str, Any] | None = None,
+) -> InProcess | LocalExecutor | DaskExecutor:
     """Where the run's evaluator runs, on as many workers as configured unless said otherwise;
-    `on_change` is told what they do."""
+    `on_change` is told what they do. where: a `[cluster]` table."""
     if run.evaluator.in_process:
         return InProcess(run.evaluator)
-    return LocalExecutor(
-        n_workers or run.config["workers"],
-        run.config["evaluator"]["name"],
-        configuration.evaluator_options(run.config),
-        run.dir.log,
-        run.dir.checkpoints,
-        limits=Limits(**run.config["limits"]),
-        on_change=on_change,
-    )
+    n_workers = n_workers or run.config["workers"]
+    name, options = run.config["evaluator"]["name"], configuration.evaluator_options(run.config)
+    named = {"limits": Limits(**run.config["limits"]), "on_change": on_change}
+    folder = run.dir.checkpoints
+    if where and where["dask"]:
+        return cluster.make(where, n_workers, name, options, folder, **named)
+    return LocalExecutor(n_workers, name, options, run.dir.log, folder, **named)
 
 
 def weights_name(trial: int) -> str:
@@ -343,7 +357,7 @@ def weights_name(trial: int) -> str:
 
 
 def train_finals(
-    run: Run, executor: InProcess | LocalExecutor, store: Store, watch: Progress
+    run: Run, executor: InProcess | LocalExecutor | DaskExecutor, store: Store, watch: Progress
 ) -> None:
     """Train the best designs longer, score them on the test images, keep their weights.
 

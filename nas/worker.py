@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pkgutil
 import queue
 import sys
 import threading
@@ -67,7 +68,8 @@ def main() -> None:
     folder = Path(setup["folder"]) if setup["folder"] else None
     try:
         known = {**EVALUATORS, Simulation.name: Simulation}
-        evaluator = known[setup["evaluator"]](**setup["options"])
+        name = setup["evaluator"]
+        evaluator = (known.get(name) or pkgutil.resolve_name(name))(**setup["options"])
         evaluator.start(folder)
     except Exception as error:  # nothing can be evaluated: say so and stop
         traceback.print_exc()
