@@ -375,7 +375,7 @@ def test_a_worker_that_has_grown_is_replaced_between_trials(tmp_path):
 
 
 def test_what_runs_is_parked_and_goes_on_in_another_process(tmp_path):
-    options = {**OPTIONS, "epochs": 12}
+    options = {**OPTIONS, "epochs": 30}
     with LocalExecutor(1, "proxy", options, tmp_path / "log", tmp_path) as workers:
         workers.submit(task())
         workers.submit(task(1))
