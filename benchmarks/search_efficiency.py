@@ -86,6 +86,7 @@ class Cells(Unknown):
     def __init__(self, costs: np.ndarray | None = None):
         super().__init__(1, len(SPACE))
         self.costs = np.zeros((N_DESIGNS, 0)) if costs is None else costs
+        self.sources = np.array([0] + [-1] * self.costs.shape[1])
 
     def features(self, encodings: np.ndarray) -> list[np.ndarray]:
         return cell.features(SPACE, encodings)

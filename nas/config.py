@@ -22,7 +22,7 @@ from typing import Any
 
 from nas import controllers, evaluators, reward
 from nas.early_stopping import EarlyStopping
-from nas.outlook import Priced, Tabled
+from nas.outlook import Priced, Tabled, named
 from nas.pricing import price_designs
 from nas.run_dir import RunError
 from nas.table import look_up, options
@@ -221,9 +221,8 @@ def make_price(config: dict) -> Callable[[Sequence[Choices]], list[tuple[Metrics
     """Designs -> what is known of each before it is evaluated, and why it cannot be, or None."""
     if not is_priced(config):
         return make_evaluator(config).price
-    constrained = {constraint.metric for constraint in make_constraints(config)}
-    named = constrained.union(make_reward(config).needs)
-    return functools.partial(price_designs, config["space"]["network"], named=named)
+    metrics = named(make_reward(config), make_constraints(config))
+    return functools.partial(price_designs, config["space"]["network"], named=metrics)
 
 
 def metrics(config: dict) -> tuple[str, ...]:
@@ -254,16 +253,17 @@ def make_controller(config: dict):
 
 
 def make_outlook(config: dict) -> Priced | Tabled | None:
-    """What is known without training; nothing to tell apart where the reward is of costs alone."""
+    """What is known without training; nothing to tell apart where the reward and the constraints
+    are of costs alone."""
     space, reward, constraints = make_space(config), make_reward(config), make_constraints(config)
     if is_priced(config):
-        if set(reward.needs).isdisjoint(TRAINING_METRICS):
+        if named(reward, constraints).isdisjoint(TRAINING_METRICS):
             return None
         return Priced(config["space"]["network"], space, reward, constraints)
     table = make_evaluator(config)
     return (
         None
-        if table.costs.keys() >= set(reward.needs)
+        if table.costs.keys() >= named(reward, constraints)
         else Tabled(table, space, reward, constraints)
     )
 

@@ -22,6 +22,7 @@ from search_spaces.space import Space
 MAX_ENUMERATED = 50_000  # designs of a space that is looked at as a whole
 N_PARENTS = 24  # of the candidates in a larger space
 CUT = 2.0  # where bad measurements end, in distances of the best from the median
+CUT_OF_FRONTS = 5.0  # deeper, as a front ends with designs that are bad but cheap
 REDRAWS = 100  # of random designs, until some are new and can be built
 REFIT = 1.05  # the growth of the data after which hyperparameters are fitted again
 FIT_STEPS = 10  # of L-BFGS
@@ -37,7 +38,9 @@ class Surrogate:
     Proposals in flight count as told with what the model predicts of them (the kriging believer of
     Ginsbourger et al., 2010), so that a batch does not repeat itself. How bad a bad design is does
     not matter: what training measures is cut off below its median at twice the distance of the best
-    above it. A failed trial (NaN) counts as that bad. What the outlook rules out is not proposed.
+    above it, five times where there are several objectives. A failed trial (NaN) counts as that
+    bad. What the outlook rules out is not proposed; what training may show to break a constraint
+    counts with its probability to keep it.
     """
 
     def __init__(
@@ -72,7 +75,7 @@ class Surrogate:
         self.n_fitted = 0  # results at the last fit of hyperparameters
         self.encodings: list[np.ndarray] = []  # of the results, as told
         self.measured: list[np.ndarray] = []  # what training gave; NaN where it failed
-        self.objectives: list[np.ndarray] = []  # as told; NaN where it failed
+        self.objectives: list[np.ndarray] = []  # as told; NaN where it failed or broke a constraint
         self.pending: list[np.ndarray] = []  # asked for, not told
         self.met: set[bytes] = set()  # networks proposed or told
 
@@ -89,6 +92,9 @@ class Surrogate:
     def tell(self, trials: Sequence[Trial], objectives: np.ndarray) -> None:
         objectives = check_told(trials, objectives, self.n_objectives)
         measured = self.outlook.measured(trials, objectives)
+        least, most = self.outlook.bounds.T
+        broken = ((measured < least) | (measured > most)).any(axis=1)
+        objectives = np.where(broken[:, None], np.nan, objectives)
         for trial, values, seen in zip(trials, objectives, measured, strict=True):
             encoding = trial.proposal.encoding
             self.met.add(self._key(encoding))
@@ -232,18 +238,21 @@ class Surrogate:
 
         Cut off as for the models, which else would promise of a bad design's like the cut."""
         rows = self._elite(MAX_POINTS)
+        told = np.array(self.objectives)[rows]
+        rows = rows[~np.isnan(told).any(axis=1)]
         measured = np.fmax(np.array(self.measured)[rows], self.cut)
         _, known = self.outlook.variants(np.array(self.encodings)[rows])
         points = self.outlook.objectives(measured[:, None], known).reshape(-1, self.n_objectives)
-        told = np.array(self.objectives)[rows]
-        points = points[~np.isnan(points).any(axis=1)]
-        return points if len(points) else told
+        return points[~np.isnan(points).any(axis=1)]
 
     def _learn(self) -> None:
         """Condition the models on all results; now and then fit their hyperparameters anew."""
         encodings, measured = np.array(self.encodings), np.array(self.measured)
         best, middle = np.nanmax(measured, axis=0), np.nanmedian(measured, axis=0)
-        self.cut = middle - CUT * (best - middle)
+        cut = middle - (CUT if self.n_objectives == 1 else CUT_OF_FRONTS) * (best - middle)
+        # below what a constraint asks for, which else would seem to be kept
+        least = self.outlook.bounds[:, 0]
+        self.cut = np.where(least > -np.inf, np.minimum(cut, least - (best - middle)), cut)
         measured = np.fmax(measured, self.cut)
         x = np.hstack(self._blocks(encodings))
         inducing = np.arange(len(x))
@@ -260,9 +269,16 @@ class Surrogate:
         self.n_fitted = len(x) if refit else self.n_fitted
 
     def _elite(self, n: int) -> np.ndarray:
-        """The `n` best results, over all directions in turn: int [.]."""
+        """The `n` best results, over all directions in turn: int [.].
+
+        While none keeps the constraints, those that miss them by the least."""
         objectives = np.array(self.objectives)
         rows = np.flatnonzero(~np.isnan(objectives).any(axis=1))
+        if not len(rows):
+            measured = np.array(self.measured)
+            least, most = self.outlook.bounds.T
+            missed = np.maximum(least - measured, measured - most).clip(0) / np.nanstd(measured, 0)
+            return np.argsort(missed.sum(axis=1), kind="stable")[:n]  # NaN comes last
         low, high = objectives[rows].min(axis=0), objectives[rows].max(axis=0)
         values = Scalarization(low, high, self.rng)(objectives[rows])
         n_each = min(n, len(rows))
