@@ -2,10 +2,18 @@
 
 import numpy as np
 import pytest
+from scipy.special import ndtri
 
 from nas import config
 from nas.controllers import gaussian_process, make, surrogate
-from nas.controllers.expected_improvement import Scalarization, normal_quadrature
+from nas.controllers.expected_improvement import (
+    Pool,
+    Prospects,
+    Scalarization,
+    disjoint,
+    expected_length,
+    normal_quadrature,
+)
 from nas.controllers.gaussian_process import GaussianProcess, negative_log_likelihood
 from nas.controllers.outlook import Unknown
 from nas.outlook import N_ACCELERATORS
@@ -104,6 +112,91 @@ def test_scalarizations_add_up_to_the_hypervolume(m, ball):
     assert one.ravel().tolist() == [0, 0.5, 0]
 
 
+def test_the_length_below_a_normal_variable():
+    """E[max(Y - 0, 0)] of a standard normal is 1 / sqrt(2 pi); all else by Monte Carlo."""
+    zero, inf = np.zeros(1), np.full(1, np.inf)
+    assert expected_length(zero, zero + 1, zero, inf)[0, 0] == pytest.approx((2 * np.pi) ** -0.5)
+    draws = np.random.default_rng(0).normal(0.3, 0.5, (400_000, 1))
+    lower, upper = np.array([-1.0, 0.0, 0.5, 0.9]), np.array([0.2, 0.7, np.inf, np.inf])
+    for least, most in [(-np.inf, np.inf), (0.1, np.inf), (-np.inf, 0.8), (0.1, 0.6), (2.9, 3.0)]:
+        lengths = np.clip(draws - lower, 0, upper - lower)
+        expected = (lengths * ((draws >= least) & (draws <= most))).mean(axis=0)
+        got = expected_length(np.array([0.3]), np.array([0.5]), lower, upper, least, most)
+        assert got[0] == pytest.approx(expected, abs=3e-3)
+
+
+@pytest.mark.parametrize("c", [1, 2, 3])
+def test_disjoint_boxes_have_the_volume_of_the_union(c):
+    points = np.random.default_rng(c).random((5, 7, c))
+    points[2, 3:] = -np.inf  # as designs that are ruled out
+    lower, upper = disjoint(points)
+    sides = np.maximum(np.maximum(upper, 0) - np.maximum(lower, 0), 0)
+    for row, volume in zip(points, sides.prod(axis=2).sum(axis=1), strict=True):
+        finite = row[np.isfinite(row).all(axis=1)]
+        assert volume == pytest.approx(hypervolume(finite, np.zeros(c)))
+
+
+class Sketch(Unknown):
+    """Objectives are measurements and then costs, as they come."""
+
+    def __init__(self, n_measured, n_costs, bounds=None):
+        super().__init__(n_measured, 1)
+        self.sources = np.array([*range(n_measured), *[-1] * n_costs])
+        self.bounds = self.bounds if bounds is None else np.array(bounds, float)
+
+    def objectives(self, measured, known):
+        shape = np.broadcast_shapes(measured.shape[:-1], known.shape[:-1])
+        parts = [np.broadcast_to(part, (*shape, part.shape[-1])) for part in (measured, known)]
+        values = np.concatenate(parts, axis=-1)
+        return np.where(np.isnan(values).any(axis=-1, keepdims=True), np.nan, values)
+
+
+@pytest.mark.parametrize(
+    ("n_measured", "n_costs", "bounds"),
+    [
+        (1, 1, None),
+        (2, 0, None),
+        (1, 2, None),
+        (2, 1, None),
+        (1, 3, None),
+        (1, 1, [(5.2, np.inf)]),
+        (2, 1, [(5.0, np.inf), (-np.inf, 5.6)]),
+    ],
+)
+def test_expected_improvement_is_what_all_variants_add_on_average(
+    data, n_measured, n_costs, bounds
+):
+    """A mean of hypervolumes: of a network's designs together, if they keep the bounds."""
+    rng = np.random.default_rng(n_measured * 10 + n_costs)
+    x, y = data
+    outlook = Sketch(n_measured, n_costs, bounds)
+    models = [GaussianProcess(SIZES, 2) for _ in range(n_measured)]
+    for model in models:
+        model.condition(x, y + 0.3 * rng.normal(size=len(y)), np.arange(len(x)))
+    costs = rng.random((4, 4, n_costs))
+    costs[0, 1] = np.nan  # ruled out
+    front = np.hstack([5 + 0.5 * rng.random((5, n_measured)), rng.random((5, n_costs))])
+    at = np.random.default_rng(1).integers(0, 2, (4, sum(SIZES))).astype(float)
+    pool = Pool(np.zeros((4, 1), int), at, np.zeros((4, 4, 1), int), costs)
+    prospects = Prospects(pool, models, outlook, front, rng)
+    got = prospects._of_front(np.arange(4)) * prospects.scalarize.range.prod()
+    volume = hypervolume(front, prospects.low)
+    quantiles = ndtri((np.arange(n_nodes := 100 if n_measured == 1 else 24) + 0.5) / n_nodes)
+    nodes = quantiles[np.indices((n_nodes,) * n_measured).reshape(n_measured, -1).T]
+    least, most = outlook.bounds.T
+    expected = np.zeros(4)
+    for row in range(4):
+        for measured in prospects.mean[row] + nodes * np.sqrt(prospects.variance[row]):
+            points = outlook.objectives(measured, costs[row])
+            points = points[~np.isnan(points).any(axis=1)]
+            if ((measured >= least) & (measured <= most)).all():
+                joined = np.vstack([front, points])
+                expected[row] += hypervolume(joined, prospects.low) - volume
+    expected /= len(nodes)
+    assert got == pytest.approx(expected, abs=(0.03 if bounds is None else 0.06) * expected.max())
+    assert expected.max() > 0.01 * volume
+
+
 # -- the search ------------------------------------------------------------------------------------
 
 SPACE = Space([Decision(f"net.{i}", tuple("abcd")) for i in range(5)] + [Decision("hw", (1, 2, 4))])
@@ -114,6 +207,7 @@ class Bench(Unknown):
 
     def __init__(self):
         super().__init__(1, 5)
+        self.sources = np.array([0, -1])
         self.worth = np.random.default_rng(0).normal(size=(5, 4))
 
     def accuracy(self, encodings):

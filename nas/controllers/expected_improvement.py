@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nas import pareto
-from nas.controllers.gaussian_process import GaussianProcess
+from nas.controllers.gaussian_process import JITTER, GaussianProcess
 from nas.controllers.outlook import Outlook
 
 N_DIRECTIONS = 48  # that designs are sifted by
@@ -200,7 +200,9 @@ class Prospects:
         for j, (model, kernel) in enumerate(zip(self.models, self.kernels, strict=True)):
             covariance = model.covariance(self.pool.features, kernel, row)
             taken = covariance / np.sqrt(covariance[row] + model.noise_variance)
-            self.variance[:, j] = np.maximum(self.variance[:, j] - taken**2, 0)
+            self.variance[:, j] = np.maximum(
+                self.variance[:, j] - taken**2, JITTER * model.variance
+            )
 
 
 def expected_length(

@@ -22,7 +22,7 @@ from search_spaces.space import Space
 MAX_ENUMERATED = 50_000  # designs of a space that is looked at as a whole
 N_PARENTS = 24  # of the candidates in a larger space
 CUT = 2.0  # where bad measurements end, in distances of the best from the median
-CUT_OF_FRONTS = 5.0  # deeper, as a front ends with designs that are bad but cheap
+CUT_OF_FRONTS = 4.0  # deeper, as a front ends with designs that are bad but cheap
 REDRAWS = 100  # of random designs, until some are new and can be built
 REFIT = 1.05  # the growth of the data after which hyperparameters are fitted again
 FIT_STEPS = 10  # of L-BFGS
@@ -38,7 +38,7 @@ class Surrogate:
     Proposals in flight count as told with what the model predicts of them (the kriging believer of
     Ginsbourger et al., 2010), so that a batch does not repeat itself. How bad a bad design is does
     not matter: what training measures is cut off below its median at twice the distance of the best
-    above it, five times where there are several objectives. A failed trial (NaN) counts as that
+    above it, at four times where there are several objectives. A failed trial (NaN) counts as that
     bad. What the outlook rules out is not proposed; what training may show to break a constraint
     counts with its probability to keep it.
     """
