@@ -237,10 +237,14 @@ def disjoint(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What points [n, k, c] dominate together, a row at a time, as boxes that do not overlap.
 
     (lower, upper), both [n, boxes, c]; -inf where nothing bounds a box, some boxes empty."""
-    n, k, c = points.shape
+    n, _, c = points.shape
     if c == 1:
         upper = points.max(axis=1, keepdims=True)
         return np.full_like(upper, -np.inf), upper
+    better = (points[:, :, None] >= points[:, None]).all(axis=3)  # [n, k, k], the first the better
+    beaten = (better & ~better.swapaxes(1, 2)).any(axis=1)
+    (points,) = _first(~beaten, points)
+    k = points.shape[1]
     points = np.take_along_axis(points, np.argsort(-points[..., -1:], axis=1), axis=1)
     ends = points[..., -1]  # a slice between two of them is under all the points up to the first
     starts = np.concatenate([ends[:, 1:], np.full((n, 1), -np.inf)], axis=1)
@@ -248,11 +252,18 @@ def disjoint(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     bases = np.where(first, points[:, None, :, :-1], -np.inf).reshape(n * k, k, c - 1)
     lower, upper = (side.reshape(n, k, -1, c - 1) for side in disjoint(bases))
     n_boxes = lower.shape[2]
-    sides = [
+    lower, upper = (
         np.concatenate([side, np.repeat(last[:, :, None, None], n_boxes, axis=2)], axis=3)
         for side, last in ((lower, starts), (upper, ends))
-    ]
-    return tuple(side.reshape(n, k * n_boxes, c) for side in sides)
+    )
+    lower, upper = lower.reshape(n, k * n_boxes, c), upper.reshape(n, k * n_boxes, c)
+    return _first((lower < upper).all(axis=2), lower, upper)
+
+
+def _first(kept: np.ndarray, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Of arrays [n, k, c] the entries `kept` [n, k], and others to fill shorter rows."""
+    order = np.argsort(~kept, axis=1, kind="stable")[:, : kept.sum(axis=1).max(initial=1), None]
+    return tuple(np.take_along_axis(each, order, axis=1) for each in arrays)
 
 
 def normal_quadrature(n: int) -> tuple[np.ndarray, np.ndarray]:

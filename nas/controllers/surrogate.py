@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from nas import pareto
 from nas.controllers.expected_improvement import Pool, Prospects, Scalarization
 from nas.controllers.gaussian_process import MAX_POINTS, GaussianProcess
 from nas.controllers.outlook import Outlook, Unknown
@@ -82,7 +83,8 @@ class Surrogate:
     # -- the contract ----------------------------------------------------------------------------
 
     def ask(self, n: int) -> list[Proposal]:
-        n_complete = sum(not np.isnan(values).any() for values in self.measured)
+        measured = np.array(self.measured).reshape(-1, self.outlook.n_measured)
+        n_complete = (~np.isnan(measured).any(axis=1)).sum()
         n_random = max(self.n_start - n_complete - len(self.pending), 0) if n_complete > 1 else n
         rows = [self._random() for _ in range(min(n_random, n))]
         if len(rows) < n:
@@ -135,6 +137,9 @@ class Surrogate:
 
     def _key(self, encoding: np.ndarray) -> bytes:
         return encoding[self.outlook.columns].tobytes()
+
+    def _keys(self, encodings: np.ndarray) -> list[bytes]:
+        return [row.tobytes() for row in encodings[:, self.outlook.columns]]
 
     def _blocks(self, encodings: np.ndarray) -> list[np.ndarray]:
         """Features of the networks: a block a decision, then the outlook's; [n, f] each.
@@ -193,29 +198,31 @@ class Surrogate:
             met = [row for key in self.met for row in self.rows.get(key, ())]
             fits[met] = False
         else:
-            fits &= [self._key(row) not in self.met for row in pool.encodings]
+            fits &= [key not in self.met for key in self._keys(pool.encodings)]
         return np.flatnonzero(fits)
 
     def _changed(self, parents: np.ndarray, n: int) -> np.ndarray:
         """Up to `n` different new networks, changes of `parents`: int64 [., d]."""
         rows = mutate(np.resize(parents, (n, len(self.space))), self.space, self.rng)
-        new = {self._key(row): row for row in rows if self._key(row) not in self.met}
-        return np.array(list(new.values()), np.int64).reshape(-1, len(self.space))
+        new = dict(zip(self._keys(rows), rows, strict=True))
+        rows = [row for key, row in new.items() if key not in self.met]
+        return np.array(rows, np.int64).reshape(-1, len(self.space))
 
     # -- the choice ------------------------------------------------------------------------------
 
     def _guided(self, n: int) -> list[np.ndarray]:
         """The `n` designs of the greatest expected improvement, each given those before it."""
         self._learn()
+        reached = self._reached()
         if self.whole is not None:
             pool = self.whole
             believed = [self.rows[self._key(row)][0] for row in self.pending]
         else:
-            evolved = self._evolved()
+            evolved = self._evolved(reached)
             pending = np.array(self.pending, np.int64).reshape(-1, len(self.space))
             pool = Pool.concat(evolved, self._pool(pending))
             believed = range(len(evolved.encodings), len(pool.encodings))
-        prospects = self._prospects(pool)
+        prospects = self._prospects(pool, reached)
         for row in believed:
             prospects.believe(row)
         rows = []
@@ -230,11 +237,11 @@ class Surrogate:
                 prospects.believe(best)
         return rows
 
-    def _prospects(self, pool: Pool) -> Prospects:
-        return Prospects(pool, self.models, self.outlook, self._reached(), self.rng)
+    def _prospects(self, pool: Pool, reached: np.ndarray) -> Prospects:
+        return Prospects(pool, self.models, self.outlook, reached, self.rng)
 
     def _reached(self) -> np.ndarray:
-        """What the best results reach on all their variants: objectives [k, m].
+        """The front that the best results reach on all their variants: objectives [k, m].
 
         Cut off as for the models, which else would promise of a bad design's like the cut."""
         rows = self._elite(MAX_POINTS)
@@ -243,7 +250,7 @@ class Surrogate:
         measured = np.fmax(np.array(self.measured)[rows], self.cut)
         _, known = self.outlook.variants(np.array(self.encodings)[rows])
         points = self.outlook.objectives(measured[:, None], known).reshape(-1, self.n_objectives)
-        return points[~np.isnan(points).any(axis=1)]
+        return points[pareto.front(points)]
 
     def _learn(self) -> None:
         """Condition the models on all results; now and then fit their hyperparameters anew."""
@@ -288,7 +295,7 @@ class Surrogate:
         _, first = np.unique(ranked, return_index=True)
         return rows[ranked[np.sort(first)[:n]]]
 
-    def _evolved(self) -> Pool:
+    def _evolved(self, reached: np.ndarray) -> Pool:
         """Changes of the best results and random designs, then changes of the best of those."""
         n = self.n_candidates
         parents = np.array(self.encodings)[self._elite(N_PARENTS)]
@@ -303,6 +310,6 @@ class Surrogate:
         rows = self._open(pool)
         if not len(rows):
             return pool
-        optimistic = self._prospects(pool).optimistic(rows)
+        optimistic = self._prospects(pool, reached).optimistic(rows)
         parents = pool.encodings[rows[np.argsort(-optimistic, kind="stable")[:N_PARENTS]]]
         return Pool.concat(pool, self._pool(self._changed(parents, n // 4)))
