@@ -42,10 +42,9 @@ class OfReward:
 
     def __init__(self, reward: Reward, constraints: Sequence, unknown: Collection[str]):
         self.reward, self.constraints = reward, constraints
-        limits = {c.metric: c for c in reversed(constraints)}
-        self.unknown = [
-            name for name in {**dict.fromkeys(reward.needs), **limits} if name in unknown
-        ]
+        limits = {c.metric: c for c in constraints}
+        metrics = dict.fromkeys([*reward.needs, *limits])
+        self.unknown = [name for name in metrics if name in unknown]
         self.costs = [name for name in reward.needs if name not in unknown]
         if not self.unknown:
             raise ValueError(

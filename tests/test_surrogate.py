@@ -268,6 +268,65 @@ def test_a_batch_does_not_repeat_itself_and_is_spread():
     ]
 
 
+class Bounded(Bench):
+    """Cheap is good, if it is accurate enough: one objective, and a constraint on what is unknown.
+
+    `least` is an accuracy that one network in a hundred reaches."""
+
+    def __init__(self):
+        super().__init__()
+        every = SPACE.enumerate()
+        self.least = np.quantile(self.accuracy(every[every[:, 1] != 3]), 0.99)
+        self.bounds = np.array([[self.least, np.inf]])
+
+    def measured(self, trials, objectives):
+        return np.array([[self.accuracy(trial.proposal.encoding)] for trial in trials])
+
+    def objectives(self, measured, known):
+        return np.broadcast_to(-known, (*known.shape[:-1], 1))
+
+
+@pytest.mark.parametrize("limit", [50_000, 0])
+def test_a_constraint_on_what_training_measures_is_learnt(monkeypatch, limit):
+    """All that counts is known but whether a network may be used."""
+    monkeypatch.setattr(surrogate, "MAX_ENUMERATED", limit)
+    bench = Bounded()
+    every = SPACE.enumerate()
+    every = every[every[:, 1] != 3]
+    costs = (1.0 + every[:, 0]) / (1 + every[:, 5])
+    cheapest = costs[bench.accuracy(every) >= bench.least].min()
+    controller = make("surrogate", SPACE, seed=0, outlook=bench)
+    assert (bench.accuracy(SPACE.sample(10, np.random.default_rng(0))) < bench.least).all()
+    found = []
+    for _ in range(45):
+        [proposal] = controller.ask(1)
+        row = proposal.encoding
+        controller.tell(
+            [Trial(0, proposal, 0, Status.COMPLETE)], -bench.variants(row[None])[1][0, row[5]][None]
+        )
+        if bench.accuracy(row) >= bench.least:
+            found.append((1.0 + row[0]) / (1 + row[5]))
+    assert min(found) == pytest.approx(cheapest)
+
+
+def test_the_next_network_is_that_whose_accelerators_add_most():
+    """Of two that are equally accurate, none of whose pairs adds more than the other's, the one
+    with two different good accelerators comes before the one with one."""
+    outlook = Sketch(1, 2)
+    models = [GaussianProcess([1], 1)]
+    models[0].condition(np.array([[0.0], [0.0], [5.0]]), np.array([1.0, 1.0, 0.9]), np.arange(3))
+    costs = np.array([[[0.9, 0.2], [0.9, 0.2]], [[0.9, 0.2], [0.2, 0.9]], [[0.0, 0.0]] * 2])
+    pool = Pool(np.zeros((3, 1), int), np.zeros((3, 1)), np.zeros((3, 2, 1), int), costs)
+    front = np.array([[0.8, 0.1, 0.1], [0.1, 1.0, 1.0]])
+    prospects = Prospects(pool, models, outlook, front, np.random.default_rng(0))
+    assert prospects.best(np.arange(3)) == 1
+    one, two = prospects._of_front(np.arange(2))
+    assert 1.5 * one < two < 2 * one  # they overlap
+    prospects.believe(1)
+    after = prospects._of_front(np.arange(2))
+    assert after[0] < one and after[1] < two  # what is believed found is worth less
+
+
 def test_surrogate_beats_evolution():
     bench = Bench()
 
@@ -352,6 +411,26 @@ def test_losses_are_turned_round_and_constraints_kept():
     assert (values[allowed][:, 1] >= -4).all()  # area_mm2 <= 4
 
 
-def test_a_reward_of_costs_alone_has_no_outlook():
+def test_a_reward_of_costs_alone_has_no_outlook_but_under_a_constraint_on_training():
     reward = {"name": "pareto", "objectives": ["-latency_s", "-area_mm2"]}
     assert config.make_outlook(configured(reward=reward)) is None
+    bounds = ["accuracy >= 0.5", "accuracy >= 0.6", "loss <= 2", "area_mm2 <= 4"]
+    settings = configured(reward=reward, constraints=bounds)
+    outlook = config.make_outlook(settings)
+    assert outlook.unknown == ["accuracy", "loss"] and outlook.sources.tolist() == [-1, -1]
+    assert outlook.bounds.tolist() == [[0.6, np.inf], [-2, np.inf]]  # losses are turned round
+    controller = config.make_controller(settings)
+    encoding = controller.space.sample(1, np.random.default_rng(0))[0]
+    good, bad = ({"accuracy": accuracy, "loss": 1.0} for accuracy in (0.7, 0.5))
+    for metrics in (good, bad):
+        metrics |= {"latency_s": 1e-3, "area_mm2": 3.0}
+        trial = Trial(0, Proposal(encoding), 0, Status.COMPLETE, metrics)
+        controller.tell([trial], config.make_reward(settings)([trial]))
+    assert np.isnan(controller.objectives).all(axis=1).tolist() == [False, True]
+
+
+def test_an_upper_bound_on_what_is_maximized():
+    constraints = ["accuracy <= 0.8", "accuracy >= 0.2"]
+    outlook = config.make_outlook(configured(reward=PARETO, constraints=constraints))
+    assert outlook.sources.tolist() == [0, -1, -1]
+    assert outlook.bounds.tolist() == [[0.2, 0.8]]
