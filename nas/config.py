@@ -4,7 +4,7 @@ preset, trials, seed, workers, in_flight, hours, constraints
 [space]       network = "cell", accelerators = "systolic", and decision = value or [values] to
               narrow it; network = "table" where the evaluator is a table, whose space it is
 [evaluator]   name = "proxy", and its options
-[controller]  name = "evolution", and its options
+[controller]  name = "surrogate", and its options
 [reward]      name = "mnasnet", and its options
 [early_stopping]  epochs: after so many, candidates go on that are among the best 1/reduction
 [final]       top: how many designs are trained longer at the end
@@ -40,7 +40,7 @@ DEFAULTS: dict[str, Any] = {
     "constraints": [],
     "space": {"network": "cell"},
     "evaluator": {"name": "proxy"},
-    "controller": {"name": "evolution"},
+    "controller": {"name": "surrogate"},
     "reward": {"name": "mnasnet"},
     "early_stopping": {"reduction": 3, "epochs": []},  # off without epochs
     "final": {"top": 1},
