@@ -18,14 +18,16 @@ shared    shared weights: see benchmarks/supernet_figures.py.
 ranking   how well the proxies rank NAS-Bench-201: see benchmarks/proxy_ranking.py.
 
 Peers train the float network, ours with its quantizers at the bits drawn. Each peer has the best of
-its settings, found beforehand on three candidates: steps per execution of 1 or 16; no XLA, which
-loses on a CPU; tf.data without its autotuning, which stalls. Everything from the first candidate's
+its settings, found beforehand on three candidates at each resolution: steps per execution of 1 or
+16, all in float32 or Keras's mixed bfloat16; no XLA, which loses on a CPU; tf.data without its
+autotuning, which stalls. Everything from the first candidate's
 start to the last one's score counts; imports and loading the data do not.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import resource
@@ -40,6 +42,8 @@ import numpy as np
 SEED = 20
 IMAGES = 2048
 RESOLUTIONS = (16, 32)
+SETTINGS = [(steps, policy) for steps in (1, 16) for policy in ("float32", "mixed_bfloat16")]
+PLAIN = {"steps_per_execution": 1, "policy": "float32"}
 ANSWERS = sys.stdout  # where a contestant's process answers
 
 
@@ -126,8 +130,11 @@ class Fit:
     """keras.Model.fit and evaluate, one candidate after the other."""
 
     def __init__(self, settings: dict):
+        import keras
+
         self.parts = {r: load_parts(r) for r in settings["resolutions"]}
         self.epochs, self.steps = settings["epochs"], settings["steps_per_execution"]
+        keras.config.set_dtype_policy(settings["policy"])
 
     def train(self, choices: dict, seed: int) -> float:
         import keras
@@ -330,15 +337,15 @@ class OurWorkers:
         self.folder.cleanup()
 
 
-def best_steps(role: str, processes: int, few: list[dict]) -> int:
-    """The faster of the steps per execution open to a peer, on a few candidates."""
-    seconds = {}
-    for steps in (1, 16):
-        with Contestant(
-            role, processes=processes, threads=2 // processes, steps_per_execution=steps
-        ) as peer:
-            seconds[steps] = peer.run(few)[0]
-    return min(seconds, key=seconds.get)
+def best_settings(role: str, processes: int, few: list[dict]) -> dict:
+    """The fastest of the settings open to a peer, on a few candidates."""
+    seconds = []
+    for steps, policy in SETTINGS:
+        settings = {"steps_per_execution": steps, "policy": policy}
+        with Contestant(role, processes=processes, threads=2 // processes, **settings) as peer:
+            peer.run(few[:1])
+            seconds.append((peer.run(few)[0], settings))
+    return min(seconds, key=lambda each: each[0])[1]
 
 
 def rounds_of(contestants: dict, chosen: list[dict], options) -> dict[str, np.ndarray]:
@@ -360,44 +367,34 @@ def rounds_of(contestants: dict, chosen: list[dict], options) -> dict[str, np.nd
 
 def compare_searches(options) -> None:
     """Candidates a minute on both cores."""
-    few = designs(3)
-    steps = {
-        ("tuner", 1): best_steps("tuner", 1, few),
-        ("optuna", 1): best_steps("optuna", 1, few),
-        ("optuna", 2): best_steps("optuna", 2, few),
-    }
-
-    def peer(role, n):
-        return Contestant(role, processes=n, threads=2 // n, steps_per_execution=steps[role, n])
-
-    with (
-        OurWorkers() as ours,
-        peer("tuner", 1) as tuner,
-        peer("optuna", 1) as optuna,
-        peer("optuna", 2) as optuna_pinned,
-    ):
-        contestants = {
-            "ours": ours,
-            "KerasTuner": tuner,
-            "Optuna": optuna,
-            "Optuna, 2 pinned processes": optuna_pinned,
+    for resolution in RESOLUTIONS:
+        few, chosen = designs(3, resolution), designs(options.networks, resolution)
+        peers = {
+            "KerasTuner": ("tuner", 1),
+            "Optuna": ("optuna", 1),
+            "Optuna, 2 pinned processes": ("optuna", 2),
         }
-        for resolution in RESOLUTIONS:
-            chosen = designs(options.networks, resolution)
+        with contextlib.ExitStack() as stack:
+            contestants = {"ours": stack.enter_context(OurWorkers())}
             print(
                 f"{resolution}x{resolution}, {IMAGES} images x 1, {options.rounds} rounds of "
                 f"{options.per_round} of {len(chosen)} candidates"
             )
+            for name, (role, n) in peers.items():
+                best = best_settings(role, n, few)
+                print(f"    {name}: {best}", flush=True)
+                peer = Contestant(role, processes=n, threads=2 // n, **best)
+                contestants[name] = stack.enter_context(peer)
             figures = rounds_of(contestants, chosen, options)
-            first = figures["ours"][:, 0]
-            for name, rows in figures.items():
-                ratios = rows[:, 0] / first
-                print(
-                    f"  {60 * options.per_round / np.median(rows[:, 0]):6.1f} candidates a minute, "
-                    f"ours is faster by {np.median(ratios):.2f} "
-                    f"[{ratios.min():.2f}, {ratios.max():.2f}]  {name}",
-                    flush=True,
-                )
+        first = figures["ours"][:, 0]
+        for name, rows in figures.items():
+            ratios = rows[:, 0] / first
+            print(
+                f"  {60 * options.per_round / np.median(rows[:, 0]):6.1f} candidates a minute, "
+                f"ours is faster by {np.median(ratios):.2f} "
+                f"[{ratios.min():.2f}, {ratios.max():.2f}]  {name}",
+                flush=True,
+            )
 
 
 def compare_cpu(options) -> None:
@@ -405,7 +402,7 @@ def compare_cpu(options) -> None:
     chosen = designs(options.networks)
     with (
         Contestant("ours", processes=1, threads=1) as ours,
-        Contestant("tuner", processes=1, threads=1, steps_per_execution=1) as tuner,
+        Contestant("tuner", processes=1, threads=1, **PLAIN) as tuner,
     ):
         figures = rounds_of({"ours": ours, "KerasTuner": tuner}, chosen, options)
     cpu = {name: rows[:, 1] / options.per_round for name, rows in figures.items()}
@@ -556,9 +553,7 @@ def compare_accuracies(options) -> None:
     one = {**designs(1)[0], **{k: 32 for k in designs(1)[0] if k.startswith("bits.")}}
     epochs = options.accuracy_epochs
     for name, role in (("our loop", "ours"), ("keras.Model.fit", "fit")):
-        with Contestant(
-            role, processes=2, threads=1, steps_per_execution=1, epochs=epochs
-        ) as contestant:
+        with Contestant(role, processes=2, threads=1, epochs=epochs, **PLAIN) as contestant:
             found = contestant.run([one] * 5)[2]
         print(
             f"one network, 32 bits, {IMAGES} images x {epochs}, 5 seeds, {name:16} accuracy "

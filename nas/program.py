@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from nas.layout import MIN_CLIP, MIN_STEP, Layout
+from search_spaces.gradients import spread
 from search_spaces.network import Network
 from search_spaces.ops import NORM_EPSILON
 from search_spaces.quantizers import (
@@ -45,11 +46,11 @@ class Switches:
     """What is built into the graph: each costs nothing where it is off.
 
     quantizer: of the weights, of `quantizers.WEIGHT_QUANTIZERS`, with PACT for activations; "" is
-    float training. precision: what forward and backward passes compute in, of COMPUTE; weights,
-    their update and normalization stay float32. optimizer: of OPTIMIZERS. accumulated: gradients
-    are summed over several calls before they are applied. masked: values outside a mask stay 0.
-    tied: weights of one cluster of a kernel move together. distilled: a teacher's class scores are
-    a second target.
+    float training. precision: what the products of layers compute in, forward and backward, of
+    COMPUTE; weights, their update, activations and normalization stay float32. optimizer: of
+    OPTIMIZERS. accumulated: gradients are summed over several calls before they are applied.
+    masked: values outside a mask stay 0. tied: weights of one cluster of a kernel move together.
+    distilled: a teacher's class scores are a second target.
     """
 
     quantizer: str = "lsq"
@@ -86,7 +87,7 @@ def peak_rate(precision: str, size: int = 1024, repeats: int = 8) -> float:
 
 
 class TrainingContext:
-    """Normalization by the batch's own statistics, in the precision of the tensors."""
+    """Normalization by the batch's own statistics."""
 
     def __init__(self, quantized: bool):
         self.quantized = quantized
@@ -95,7 +96,7 @@ class TrainingContext:
     def quantize(self, x, clip, bits, function="relu"):
         if not self.quantized:
             return activate(x, function)
-        return tf.cast(quantize_activations(tf.cast(x, tf.float32), clip, bits, function), x.dtype)
+        return quantize_activations(x, clip, bits, function)
 
     def normalize(self, y, gamma, beta):
         return tf.raw_ops.FusedBatchNormV3(
@@ -310,12 +311,11 @@ class Program:
         images, labels, weight_bits, activation_bits = data
         weights = self._weights(values, weight_bits, activation_bits)
         scores = self.network.apply(
-            tf.cast(images, COMPUTE[self.switches.precision]),
+            images,
             weights,
             tf.unstack(activation_bits),
             TrainingContext(bool(self.switches.quantizer)),
         )
-        scores = tf.cast(scores, tf.float32)
         n_classes = scores.shape[-1]
         off = LABEL_SMOOTHING / n_classes
         target = tf.one_hot(labels, n_classes, 1 - LABEL_SMOOTHING + off, off)
@@ -363,7 +363,7 @@ class Program:
         decayed, rest = gradient[:n] + WEIGHT_DECAY * kernels, gradient[n:]
         if switches.optimizer == "lars":
             trust = self._trust(kernels, decayed)
-            decayed *= tf.gather(trust, layout.owner)
+            decayed *= spread(trust, layout.owner)
             others, clips, steps = tf.split(rest, layout.parts[1:])
             # a step follows its kernel, a clip the kernels on average
             rest = tf.concat([others, clips * tf.reduce_mean(trust), steps * trust], 0)

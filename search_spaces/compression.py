@@ -23,6 +23,7 @@ import numpy as np
 from hwmodel.workload import DEPTHWISE, Row, with_storage
 from search_spaces.ops import Convolution, LowRankConvolution, Shape
 from search_spaces.precision import GROUPS
+from search_spaces.quantizers import UnbuildableError
 from search_spaces.space import Choices, Decision, Space
 
 if TYPE_CHECKING:
@@ -76,9 +77,17 @@ class Compression:
         return self.filters < 1 or self.density < 1 or self.nm is not None
 
     def stored(self, row: Row) -> Row:
-        """A row of the hardware model with its weights stored so."""
+        """A row of the hardware model with its weights stored so.
+
+        Raises UnbuildableError where a codebook has more entries than the layer has weights.
+        """
         if not row.weights or self == UNCOMPRESSED:
             return row
+        if self.index_bits and row.weights < 2**self.index_bits:
+            raise UnbuildableError(
+                f"a codebook of {2**self.index_bits} entries is more than the {row.weights} "
+                f"weights of '{row.name}'; choose a smaller compress.codebook or a wider network"
+            )
         nm = None if row.kind == DEPTHWISE else self.nm
         density = None if self.density == 1 else self.density
         return with_storage(row, index_bits=self.index_bits, density=density, nm=nm)

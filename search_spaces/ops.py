@@ -84,6 +84,13 @@ class Operation:
         return {}
 
 
+def convolved(x, kernel, stride: int):
+    """The convolution of x in the precision of the kernel, and back in that of x."""
+    import tensorflow as tf
+
+    return tf.cast(tf.nn.conv2d(tf.cast(x, kernel.dtype), kernel, stride, "SAME"), x.dtype)
+
+
 def normalized(tensor, name: str):
     """The Keras layer of a product's batch normalization."""
     import keras
@@ -145,9 +152,7 @@ class Convolution(Operation):
         ]
 
     def apply(self, tensors, weights, bits, context):
-        import tensorflow as tf
-
-        y = tf.nn.conv2d(tensors[0], weights["kernel"], self.stride, "SAME")
+        y = convolved(tensors[0], weights["kernel"], self.stride)
         return context.normalize(y, weights["gamma"], weights["beta"])
 
     def keras(self, tensors, name, clip, bits):
@@ -214,7 +219,8 @@ class DepthwiseConvolution(Operation):
     def apply(self, tensors, weights, bits, context):
         import tensorflow as tf
 
-        kernel = tf.transpose(weights["kernel"], [0, 1, 3, 2])
+        # so few products an element that 16 bits would save less than the casts cost
+        kernel = tf.transpose(tf.cast(weights["kernel"], tensors[0].dtype), [0, 1, 3, 2])
         with faster_gradients():
             y = tf.nn.depthwise_conv2d(
                 tensors[0],
@@ -292,10 +298,8 @@ class LowRankConvolution(Operation):
         ]
 
     def apply(self, tensors, weights, bits, context):
-        import tensorflow as tf
-
-        y = tf.nn.conv2d(tensors[0], weights["down"], self.stride, "SAME")
-        y = tf.nn.conv2d(y, weights["up"], 1, "SAME")
+        y = convolved(tensors[0], weights["down"], self.stride)
+        y = convolved(y, weights["up"], 1)
         return context.normalize(y, weights["gamma"], weights["beta"])
 
     def keras(self, tensors, name, clip, bits):
@@ -605,7 +609,8 @@ class Dense(Operation):
         import tensorflow as tf
 
         flat = tf.reshape(tensors[0], [-1, weights["kernel"].shape[0]])
-        y = tf.matmul(flat, weights["kernel"]) + tf.cast(weights["bias"], flat.dtype)
+        kernel = weights["kernel"]
+        y = tf.cast(tf.matmul(tf.cast(flat, kernel.dtype), kernel), flat.dtype) + weights["bias"]
         return tf.reshape(y, [-1, 1, 1, self.units])
 
     def keras(self, tensors, name, clip, bits):

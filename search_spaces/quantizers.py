@@ -20,6 +20,8 @@ from functools import cache
 
 import numpy as np
 
+from search_spaces.gradients import spread
+
 FULL_BITS = 32
 FULL_CLIP = 1024.0  # the range of a 32-bit activation; nothing behind a normalization reaches it
 TINY = 1e-12  # what a kernel of zeros is divided by
@@ -232,13 +234,12 @@ def quantize_weights(flat, steps, bits, owner, sizes):
     half = tf.pow(2.0, tf.cast(bits - 1, tf.float32))
     low, top = -half, tf.maximum(half - 1.0, 1.0)
     scale = tf.math.rsqrt(tf.constant(sizes, tf.float32) * top)
-    # one row a tensor, gathered once: step, lowest and highest level, whether there is one bit
-    columns = [steps * scale + tf.stop_gradient(steps - steps * scale), low, top, 2.0 - half]
-    step, low, top, binary = tf.unstack(tf.gather(tf.stack(columns), owner, axis=1))
-    within = tf.minimum(tf.maximum(flat / step, low), top)
+    step = spread(steps * scale + tf.stop_gradient(steps - steps * scale), owner)
+    low = spread(low, owner)
+    within = tf.minimum(tf.maximum(flat / step, low), tf.maximum(-low - 1.0, 1.0))
     rounded = (within + tf.stop_gradient(tf.round(within) - within)) * step
     signs = tf.sign(flat) * step + (flat - tf.stop_gradient(flat))
-    return tf.where(binary > 0, signs, rounded)
+    return tf.where(low > -2.0, signs, rounded)
 
 
 def quantize_weights_dorefa(flat, steps, bits, owner, sizes):
@@ -254,8 +255,8 @@ def quantize_weights_dorefa(flat, steps, bits, owner, sizes):
     scale = tf.math.rsqrt(tf.constant(sizes, tf.float32)) / n**2
     t = tf.tanh(flat)
     largest = tf.maximum(tf.math.segment_max(tf.abs(t), owner), TINY)
-    columns = [steps * scale + tf.stop_gradient(steps - steps * scale), n, largest]
-    step, n, largest = tf.unstack(tf.gather(tf.stack(columns), owner, axis=1))
+    step = spread(steps * scale + tf.stop_gradient(steps - steps * scale), owner)
+    n, largest = spread(n, owner), spread(largest, owner)
     within = (t / (2.0 * largest) + 0.5) * n
     levels = within + tf.stop_gradient(tf.round(within) - within)
     return tf.where(tf.equal(flat, 0.0), 0.0 * flat, (2.0 * levels - n) * step)

@@ -15,6 +15,7 @@ SCALED = tuple(batch for batch in BATCHES if batch != REFERENCE_BATCH)
 WARMED_UP = tuple(batch for batch in BATCHES if batch >= REFERENCE_BATCH)
 # Adam's rates are those of momentum times this, so that 0.1 is its usual 0.001.
 ADAM_RATE = 0.01
+PRECISIONS = ("float32", "bfloat16", "float16")  # of the products of a training
 
 SPACE = Space(
     [
@@ -30,7 +31,7 @@ SPACE = Space(
         Decision("train.warmup", (0.1, 0.3), {"train.batch": WARMED_UP}),
         Decision("train.optimizer", ("momentum", "lars", "adam"), usual=()),
         Decision("train.schedule", ("triangle", "cosine", "steps", "constant"), usual=()),
-        Decision("train.precision", ("float32", "bfloat16", "float16"), usual=()),
+        Decision("train.precision", PRECISIONS, usual=()),
         Decision("augment.flip", ("none", "random", "alternating"), usual=()),
         Decision("augment.crop", (0, 0.0625, 0.125), usual=()),  # of the side, either way
         Decision("augment.cutout", (0, 0.25, 0.5), usual=()),  # of the side

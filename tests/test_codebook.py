@@ -14,6 +14,7 @@ from nas.layout import Layout
 from nas.pruning import Pruning
 from nas.train import Trainer
 from search_spaces import cell
+from search_spaces.quantizers import UnbuildableError
 
 
 @pytest.mark.parametrize("entries", [2, 4, 16])
@@ -120,3 +121,7 @@ def test_more_entries_than_weights_are_refused():
     with pytest.raises(ValueError, match=r"64 entries is more than the 16 weights of 'stage0.*1x1"):
         trainer.fit(network, x, y, recipe, seed=0)
     assert not trainer.programs
+    choices = design(**{"cell.width": 4, "compress.weights": "codebook", "compress.codebook": 64})
+    choices |= {f"bits.weights.stage{i}": 16 for i in range(3)}
+    with pytest.raises(UnbuildableError, match="64 entries is more than the 16 weights of 'stage0"):
+        cell.layers(choices)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from search_spaces.gradients import faster_gradients
+from search_spaces.gradients import faster_gradients, spread
 
 
 def depthwise(stride=1, dilation=1, padding="SAME"):
@@ -42,3 +42,14 @@ def test_gradients_equal_those_of_tensorflow(function, channels, kernel):
         both = session.run([tf.gradients(y, tensors, upstream) for y in (plain, fast)])
     for expected, found in zip(*both, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_spread_sums_over_what_each_value_was_spread_to():
+    values, owner = np.float32([1, 2, 3]), np.int32([0, 0, 1, 2, 2, 2])
+    upstream = np.float32([1, 2, 3, 4, 5, 6])
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        given = tf.constant(values)
+        y = spread(given, owner)
+        found, gradient = session.run([y, tf.gradients(y, given, upstream)[0]])
+    np.testing.assert_array_equal(found, values[owner])
+    np.testing.assert_array_equal(gradient, [3, 3, 15])

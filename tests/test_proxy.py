@@ -1,5 +1,7 @@
 """The evaluator: what a space must not hold, and candidates of every training technique."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from test_cell import design
@@ -64,6 +66,15 @@ def test_what_cannot_be_trained_is_named_before_the_run(options, values, message
     with pytest.raises(ValueError, match=message):
         Proxy(**options).check(narrowed(**values))
     Proxy(**options | {"images": 0}).check(narrowed())
+
+
+def test_products_are_in_the_precision_asked_for():
+    with pytest.raises(ValueError, match="precision is 'int8'; choose auto or one of float32"):
+        Proxy(precision="int8")
+    assert Proxy(precision="float32").precision == "float32"
+    cpu = Path("/proc/cpuinfo")
+    multiplies = cpu.is_file() and "bf16" in cpu.read_text()
+    assert Proxy().precision == ("bfloat16" if multiplies else "float32")
 
 
 @pytest.mark.parametrize(

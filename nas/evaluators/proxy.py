@@ -22,9 +22,16 @@ from search_spaces import FAMILIES
 from search_spaces.compression import compressions
 from search_spaces.precision import precisions, quantization_method
 from search_spaces.space import Choices, Space
-from search_spaces.training import peak_learning_rate, warmup_share
+from search_spaces.training import PRECISIONS, peak_learning_rate, warmup_share
 
 WHOLE_UNTIL = 0.3  # of the steps, where kernels become factors of low rank
+
+
+def fast_precision() -> str:
+    """What products are computed in fastest here: bfloat16 where the processor multiplies it."""
+    cpu = Path("/proc/cpuinfo")
+    flags = cpu.read_text() if cpu.is_file() else ""
+    return "bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
 
 
 class Proxy:
@@ -34,7 +41,9 @@ class Proxy:
     a candidate; final_epochs: of a final training. images: how many training images a candidate
     sees, class-balanced; 0 for all. teacher: of candidates that choose one, the file of a Keras
     model (`distill.KerasTeacher`); if none is given, the family's `TEACHER` is trained for
-    teacher_epochs on all training images.
+    teacher_epochs on all training images. precision: what products are computed in where a
+    candidate chooses no `train.precision`: of `training.PRECISIONS`, or "auto", bfloat16 on a
+    processor that has instructions for it and float32 on others. Scores are always of float32.
     """
 
     in_process = False
@@ -52,6 +61,7 @@ class Proxy:
         final_epochs: int = 16,
         teacher: str = "",
         teacher_epochs: int = 16,
+        precision: str = "auto",
     ):
         for name, value, least in (
             ("epochs", epochs, 1),
@@ -63,6 +73,12 @@ class Proxy:
                 raise ValueError(f"evaluator.{name} is {value}; it must be at least {least}")
         if family not in FAMILIES:
             raise ValueError(f"no networks '{family}' to train; known: {', '.join(FAMILIES)}")
+        if precision not in ("auto", *PRECISIONS):
+            raise ValueError(
+                f"evaluator.precision is '{precision}'; choose auto or one of "
+                f"{', '.join(PRECISIONS)}"
+            )
+        self.precision = fast_precision() if precision == "auto" else precision
         self.family, self.network = family, FAMILIES[family].network
         self.dataset, self.path = dataset, path
         self.epochs, self.images, self.final_epochs = epochs, images, final_epochs
@@ -171,7 +187,7 @@ class Proxy:
             whole_until=WHOLE_UNTIL if choices.get("compress.weights") == "low_rank" else 0.0,
             augmentation=augmentation(choices, usual),
             quantizer=quantization_method(choices),
-            precision=choices.get("train.precision", "float32"),
+            precision=choices.get("train.precision", self.precision),
             optimizer=choices.get("train.optimizer", "momentum"),
             schedule=choices.get("train.schedule", "triangle"),
             distill_weight=choices.get("distill.weight", 0),
