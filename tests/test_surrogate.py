@@ -309,6 +309,22 @@ def test_a_constraint_on_what_training_measures_is_learnt(monkeypatch, limit):
     assert min(found) == pytest.approx(cheapest)
 
 
+@pytest.mark.parametrize("m", [1, 2])
+def test_while_nothing_keeps_the_constraints_the_search_goes_on(m):
+    bench = Bounded()
+    bench.bounds = np.array([[bench.accuracy(SPACE.enumerate()).max() + 1e3, np.inf]])
+    if m == 2:
+        bench.sources = np.array([-1, -1])
+        bench.objectives = lambda measured, known: np.broadcast_to(-known, (*known.shape[:-1], 2))
+    controller = make("surrogate", SPACE, seed=0, n_objectives=m, outlook=bench)
+    rows = controller.ask(2)
+    for i in range(14):
+        trial = Trial(i, rows.pop(0), 0, Status.COMPLETE)
+        controller.tell([trial], np.ones((1, m)) if i % 5 else np.full((1, m), np.nan))
+        rows += controller.ask(1)
+    assert len({tuple(row[:5]) for row in controller.encodings}) == 14
+
+
 def test_the_next_network_is_that_whose_accelerators_add_most():
     """Of two that are equally accurate, none of whose pairs adds more than the other's, the one
     with two different good accelerators comes before the one with one."""

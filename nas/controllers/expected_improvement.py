@@ -112,7 +112,7 @@ class Prospects:
             mean, deviation = self.mean[rows, j], np.sqrt(self.variance[rows, j])
             least, most = self.outlook.bounds[j]
             chances *= ndtr((mean - least) / deviation) - ndtr((mean - most) / deviation)
-        return chances
+        return np.maximum(chances, np.finfo(float).tiny)  # where all are out of reach, any may do
 
     def values(self, rows: np.ndarray, deviations: np.ndarray | float) -> np.ndarray:
         """Of variants of `rows`, measured so many deviations above the mean: [rows, k, dirs]."""
@@ -159,8 +159,8 @@ class Prospects:
         the range of the objectives.
 
         Exact: measurements are independent, so that of each box that is not dominated yet it is a
-        product over the objectives (Yang, Emmerich, Deutz and Back, Journal of Global Optimization
-        75, 2019, section 4).
+        product over the objectives (Yang, Emmerich, Deutz and Bäck, Journal of Global Optimization
+        75, 2019).
         """
         sources, range_ = self.outlook.sources, self.scalarize.range
         lower, upper = pareto.boxes(self.front, self.low)  # [boxes, m]
@@ -172,10 +172,8 @@ class Prospects:
             shares *= lengths / range_[j]
         known = sources < 0
         if known.any():
-            costs = self.outlook.objectives(self.mean[rows, None], self.pool.known[rows])[
-                ..., known
-            ]
-            starts, ends = disjoint(np.where(np.isnan(costs), -np.inf, costs))
+            values = self.outlook.objectives(self.mean[rows, None], self.pool.known[rows])
+            starts, ends = disjoint(np.nan_to_num(values[..., known], nan=-np.inf))
             sides = np.minimum(ends[:, :, None], upper[:, known])
             sides -= np.maximum(starts[:, :, None], lower[:, known])
             shares *= (np.maximum(sides, 0) / range_[known]).prod(axis=3).sum(axis=1)

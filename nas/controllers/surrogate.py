@@ -284,7 +284,9 @@ class Surrogate:
         if not len(rows):
             measured = np.array(self.measured)
             least, most = self.outlook.bounds.T
-            missed = np.maximum(least - measured, measured - most).clip(0) / np.nanstd(measured, 0)
+            spread = np.nanstd(measured, axis=0)
+            missed = np.maximum(least - measured, measured - most).clip(0)
+            missed /= np.where(spread > 0, spread, 1)
             return np.argsort(missed.sum(axis=1), kind="stable")[:n]  # NaN comes last
         low, high = objectives[rows].min(axis=0), objectives[rows].max(axis=0)
         values = Scalarization(low, high, self.rng)(objectives[rows])
