@@ -8,6 +8,7 @@ objective is a single direction.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -58,7 +59,7 @@ class Scalarization:
         values = above[..., :1] * self.scale[:, 0]
         for j in range(1, self.power):
             np.minimum(values, above[..., j, None] * self.scale[:, j], out=values)
-        return values**self.power
+        return functools.reduce(np.multiply, [values] * self.power)  # ** is slow above 2
 
 
 class Prospects:
