@@ -11,6 +11,7 @@ from bisect import bisect_left
 import numpy as np
 
 BLOCK = 64  # points of `_filter` between two clearings of what they dominate
+N_PIVOTS = 8  # good points, by which most of many others are left out
 
 
 def front(objectives: np.ndarray) -> np.ndarray:
@@ -35,7 +36,7 @@ def _hopeful(points: np.ndarray) -> np.ndarray:
     rows = np.arange(len(points))
     spread = np.ptp(points, axis=0)
     sums = (points / np.where(spread > 0, spread, 1)).sum(axis=1)
-    for pivot in points[np.argsort(-sums)[: min(BLOCK, len(points) // BLOCK)]]:
+    for pivot in points[np.argsort(-sums)[: min(N_PIVOTS, len(points) // BLOCK)]]:
         left = points[rows]
         rows = rows[(left > pivot).any(axis=1) | (left == pivot).all(axis=1)]
     return rows
