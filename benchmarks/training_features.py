@@ -4,9 +4,10 @@
 
 One network of convolutions (three stages of one cell, 8 channels, 16x16), trained by the evaluator
 as a candidate is, once a seed, on the embedded sample (6,500 images x 3) and on CIFAR-10 (10,000
-images x 2; the part batch all 45,000 x 2), and scored on validation images. Beside each row its latency and energy an image on two
-accelerators of 8 x 8 multipliers: one of fixed 16-bit units, and one of bit-serial units that
-skips zero weights. CIFAR-10 lies in `--data` as its binary layout, or is made of ../shared/data.
+images x 2; the part batch all 45,000 x 2), and scored on validation images. Beside each row its
+latency and energy an image on two accelerators of 8 x 8 multipliers: one of fixed 16-bit units, and
+one of bit-serial units that skips zero weights. CIFAR-10 lies in `--data` as its binary layout, or
+is made of ../shared/data.
 
 Parts: bits, teacher, density, batch, precision, storage.
 """

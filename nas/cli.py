@@ -43,6 +43,31 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--trials", type=int, help="how many candidates to train")
         sub.add_argument("--hours", type=float, help="ask for no new candidates after so long")
         sub.add_argument("--workers", type=int, help="processes that train, one core each")
+        sub.add_argument(
+            "--dask",
+            metavar="ADDRESS",
+            help="of a Dask scheduler whose workers train: tcp://HOST:PORT, tls://HOST:PORT, "
+            "file:///PATH of a scheduler file, or local",
+        )
+        sub.add_argument(
+            "--trial-timeout",
+            type=float,
+            metavar="S",
+            help="end an attempt at a trial after so many seconds, and retry it",
+        )
+        sub.add_argument(
+            "--trial-memory",
+            type=int,
+            metavar="MIB",
+            help="end a worker that holds more, and retry its trial",
+        )
+        sub.add_argument(
+            "--deterministic",
+            action=argparse.BooleanOptionalAction,
+            default=None,
+            help="tell trials in the order of asking, so that a run depends on its seed alone, "
+            "with any number of workers (the default); else as they land",
+        )
 
     comparing = command("compare", run_compare, "compare controllers on equal budgets")
     comparing.add_argument("preset", help="a preset's name or a TOML file")
@@ -75,6 +100,11 @@ def parser() -> argparse.ArgumentParser:
 
     status = command("status", run_status, "say how far a run is")
     status.add_argument("dir", metavar="DIR")
+    repairing = command("repair", run_repair, "save what can be saved of a damaged run")
+    repairing.add_argument("dir", metavar="DIR")
+    rerunning = command("rerun", run_rerun, "train one trial again, and compare")
+    rerunning.add_argument("dir", metavar="DIR")
+    rerunning.add_argument("--trial", type=int, required=True, metavar="ID")
     report = command("report", run_report, "print the leaderboard; write it as a page or a table")
     report.add_argument("dirs", metavar="DIR", nargs="+")
     report.add_argument("--top", type=int, default=10, metavar="K", help="how many designs (10)")
@@ -159,7 +189,6 @@ def run_search(options: argparse.Namespace) -> None:
     import nas
     from nas.run import new_run_dir
 
-    given = {name: getattr(options, name) for name in ("trials", "hours", "workers", "seed")}
     directory = options.run_dir or new_run_dir(options.preset)
     with resumable(directory):
         run = nas.search(
@@ -167,18 +196,29 @@ def run_search(options: argparse.Namespace) -> None:
             run_dir=directory,
             data=options.data or "",
             assignments=tuple(options.assignments),
-            **{name: value for name, value in given.items() if value is not None},
+            **given(options, "trials", "hours", "workers", "seed", "deterministic"),
         )
     show_result(run)
+
+
+def given(options: argparse.Namespace, *names: str) -> dict:
+    """The settings that were given: by `names`, the limits, and the cluster."""
+    found = {name: getattr(options, name) for name in names}
+    if options.dask is not None:
+        found["cluster"] = {"dask": options.dask}
+    limits = {name: getattr(options, name) for name in ("trial_timeout", "trial_memory")}
+    limits = {name: value for name, value in limits.items() if value is not None}
+    return {name: value for name, value in found.items() if value is not None} | (
+        {"limits": limits} if limits else {}
+    )
 
 
 def run_resume(options: argparse.Namespace) -> None:
     import nas
 
-    given = {name: getattr(options, name) for name in ("trials", "hours", "workers")}
     with resumable(options.dir):
         run = nas.resume(
-            options.dir, **{name: value for name, value in given.items() if value is not None}
+            options.dir, **given(options, "trials", "hours", "workers", "deterministic")
         )
     show_result(run)
 
@@ -206,7 +246,7 @@ def run_compare(options: argparse.Namespace) -> None:
 
 
 class resumable:
-    """Says how to go on where a search was interrupted."""
+    """Says how to go on where a search was interrupted, or could not go on."""
 
     def __init__(self, directory):
         self.directory = directory
@@ -215,7 +255,9 @@ class resumable:
         return self
 
     def __exit__(self, kind, error, trace):
-        if kind is KeyboardInterrupt:
+        if kind is None or issubclass(kind, ValueError):
+            return
+        if issubclass(kind, (KeyboardInterrupt, RuntimeError, OSError)):
             print(f"\nstopped; go on with: nas resume {self.directory}", file=sys.stderr)
 
 
@@ -259,37 +301,34 @@ def print_aligned(lines: list[list[str]]) -> None:
 
 
 def run_status(options: argparse.Namespace) -> None:
-    from nas.run import Run
+    from nas.status import status
 
-    run = Run(options.dir)
-    with run.store() as store:
-        counts = {
-            "trained": store.count("status = 'complete' AND repeats IS NULL"),
-            "running": store.count("status = 'running'"),
-            "failed": store.count("status = 'failed' AND repeats IS NULL"),
-            "infeasible": store.count("status = 'infeasible'"),
-            "repeated": store.count("repeats IS NOT NULL"),
-        }
-        if run.config["early_stopping"]["epochs"]:
-            stopped = "json_extract(metrics, '$.stopped_at') IS NOT NULL AND repeats IS NULL"
-            counts["of the trained stopped early"] = store.count(stopped)
-        finals = len(store.finals())
-    total = run.config["trials"]
-    wanted = run.config["final"]["top"] if run.evaluator.final_metrics else 0
-    print(
-        f"{options.dir}: {counts['trained'] + counts['failed']} of {total} trials, "
-        + ", ".join(f"{n} {name}" for name, n in counts.items())
-        + f", {finals} of {wanted} final trainings"
-    )
-    print(
-        f"in use by {run.dir.holder()}"
-        if run.dir.holder()
-        else "done"
-        if run.dir.report.exists()
-        and not counts["running"]
-        and counts["trained"] + counts["failed"] >= total
-        else f"not running; go on with: nas resume {options.dir}"
-    )
+    for line in status(options.dir):
+        print(line)
+
+
+def run_repair(options: argparse.Namespace) -> None:
+    from nas.repair import repair
+
+    done = repair(options.dir)
+    if done.config_restored:
+        print("config.toml restored from the store")
+    if done.kept is None:
+        print(f"the store of {options.dir} is whole")
+        return
+    print(f"saved: {done.n_trials} results of trials, {done.n_finals} final trainings")
+    few = ", ".join(map(str, done.lost[:20])) + (", ..." if len(done.lost) > 20 else "")
+    print(f"lost: {f'trials {few}' if done.lost else 'nothing that is known of'}")
+    print(f"the damaged store is kept as {done.kept}")
+    print(f"go on with: nas resume {options.dir}; what was saved is not trained again")
+
+
+def run_rerun(options: argparse.Namespace) -> None:
+    from nas.rerun import rerun
+
+    lines, same = rerun(options.dir, options.trial)
+    print_aligned(lines)
+    print("the same to the bit" if same else "not the same")
 
 
 def run_report(options: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ rounds the entries to the bits of the weights, as it does single weights.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -90,6 +90,7 @@ class Codebook:
         first, self.last = steps
         self.stepper, self.compressions = stepper, compressions
         self.at = max(first + round(TIED_FROM * (self.last - first)), first + 1)
+        self.clusters = np.zeros(0, np.int32)
 
     def __call__(self, step: int, rate: float, images, labels, rows) -> None:
         program = self.stepper.program
@@ -105,3 +106,9 @@ class Codebook:
             values = program.get_values()
             values[: len(self.clusters)] = values[self.clusters]
             program.set_values(values)
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {"clusters": self.clusters}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        self.clusters = state["clusters"]

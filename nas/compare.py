@@ -237,7 +237,9 @@ def _searched(configs: dict[str, dict], seeds: int, to: Path, progress: bool) ->
             config = {**config, "seed": seed}
             path = to / label / f"seed-{seed}"
             run = Run(path) if RunDir(path).config.exists() else None
-            free = {key: config[key] for key in ("trials", "workers")}  # change no design
+            free = {
+                key: config[key] for key in ("trials", "workers", "cluster")
+            }  # change no design
             if run and {**run.config, **free} != config:
                 raise RunError(f"{path} is a run with other settings; name another --to")
             if run is None:

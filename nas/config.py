@@ -1,6 +1,6 @@
 """The configuration of a run: presets and TOML files, defaults written out, mistakes named.
 
-preset, trials, seed, workers, in_flight, hours, constraints
+preset, trials, seed, workers, in_flight, hours, constraints, deterministic
 [space]       network = "cell", accelerators = "systolic", and decision = value or [values] to
               narrow it; network = "table" where the evaluator is a table, whose space it is
 [evaluator]   name = "proxy", and its options
@@ -8,10 +8,13 @@ preset, trials, seed, workers, in_flight, hours, constraints
 [reward]      name = "mnasnet", and its options
 [early_stopping]  epochs: after so many, candidates go on that are among the best 1/reduction
 [final]       top: how many designs are trained longer at the end
+[limits]      of workers, as `nas.executor.Limits`: trial_timeout, trial_memory, max_attempts, ...
+[cluster]     dask: the address of a scheduler, and what nas/cluster.py says of the rest
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import tomllib
@@ -20,8 +23,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from nas import controllers, evaluators, reward
+from nas import cluster, controllers, evaluators, reward
 from nas.early_stopping import EarlyStopping
+from nas.executor import Limits
 from nas.outlook import Priced, Tabled, named
 from nas.pricing import price_designs
 from nas.run_dir import RunError
@@ -43,9 +47,34 @@ DEFAULTS: dict[str, Any] = {
     "controller": {"name": "surrogate"},
     "reward": {"name": "mnasnet"},
     "early_stopping": {"reduction": 3, "epochs": []},  # off without epochs
+    "deterministic": True,  # trials are told in the order of asking, however many workers
+    "limits": dataclasses.asdict(Limits()),
     "final": {"top": 1},
+    "cluster": {  # of Dask workers; without an address, worker processes of this machine
+        "dask": "",
+        "resources": {},
+        "ca": "",
+        "cert": "",
+        "key": "",
+        "patience_s": 600.0,
+    },
 }
-LEAST = {"trials": 1, "seed": 0, "workers": 1, "in_flight": 1, "hours": 0, "top": 0, "reduction": 2}
+LEAST = {
+    "trials": 1,
+    "seed": 0,
+    "workers": 1,
+    "in_flight": 1,
+    "hours": 0,
+    "top": 0,
+    "reduction": 2,
+    "trial_timeout": 0,
+    "trial_memory": 0,
+    "recycle_memory": 0,
+    "heartbeat": 0.1,
+    "max_attempts": 1,
+    "threads": 1,
+    "patience_s": 0,
+}
 TABLES = {
     "evaluator": evaluators.EVALUATORS,
     "controller": controllers.CONTROLLERS | controllers.FOREIGN,
@@ -135,7 +164,7 @@ def complete(table: Mapping) -> dict:
             config[key] = {**default, **given}
         else:
             config[key] = typed(key, given, default)
-    for key in ("final", "early_stopping"):
+    for key in ("final", "early_stopping", "limits", "cluster"):
         for name, value in config[key].items():
             if name not in DEFAULTS[key]:
                 raise ConfigError(f"unknown key '{key}.{name}'; {nearest(name, DEFAULTS[key])}")
@@ -144,6 +173,11 @@ def complete(table: Mapping) -> dict:
         config[key] = with_options(key, config[key], choices)
     if is_priced(config):
         config["space"].setdefault("accelerators", "systolic")
+    cluster.check(config["cluster"])
+    if evaluators.EVALUATORS[config["evaluator"]["name"]].in_process and config["cluster"]["dask"]:
+        raise ConfigError(
+            f"evaluator '{config['evaluator']['name']}' looks designs up here; leave out --dask"
+        )
     make_evaluator(config)
     make_space(config)
     make_reward(config)

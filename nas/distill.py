@@ -95,8 +95,10 @@ class KerasTeacher:
     def __init__(self, path: str):
         import keras
 
+        if not path.endswith(".keras"):  # other formats can hold code
+            raise ValueError(f"evaluator.teacher takes a file that ends in .keras; got '{path}'")
         try:
-            self.model = keras.models.load_model(path, compile=False)
+            self.model = keras.models.load_model(path, compile=False, safe_mode=True)
         except (OSError, ValueError, TypeError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"evaluator.teacher: no Keras model in '{path}': {reason}") from error

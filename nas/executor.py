@@ -1,7 +1,8 @@
-"""Where evaluation runs: worker processes of one thread each, pinned to a core each.
+"""Where evaluation runs: worker processes of a few threads each, pinned to cores of their own.
 
 Workers speak JSON lines over pipes (`nas/worker.py`): nothing is pickled, and the caller's own
-script is never imported again.
+script is never imported again. A task is a lease: a worker that dies, falls silent, or passes its
+task's limits is killed, and its task given to another, up to `max_attempts` times.
 """
 
 from __future__ import annotations
@@ -12,49 +13,99 @@ import os
 import selectors
 import subprocess
 import sys
+import time
 from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import IO
 
+from nas.checkpoint import partial_path
 from nas.evaluators import perform
 
-MAX_ATTEMPTS = 2  # a task whose worker died is given once more to another
-ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "TF_NUM_INTRAOP_THREADS": "1",
-    "TF_NUM_INTEROP_THREADS": "1",
-    "TF_CPP_MIN_LOG_LEVEL": "2",
-    "CUDA_VISIBLE_DEVICES": "-1",
-}
+ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1"}
+THREADS = "OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"
+N_LAST_LINES = 8  # of its log, in the error of a trial whose worker ended
+START_PATIENCE_S = 300.0  # without a sign of life while libraries are loaded
+MEMORY_TICK_S = 0.2  # how often memory is looked at where it is limited
+PARK_PATIENCE_S = 20.0
+MIB = 2**20
 
 
 class ExecutorError(RuntimeError):
     """Workers cannot work at all."""
 
 
-class Worker:
-    """One process and the task it works on."""
+@dataclass(frozen=True)
+class Limits:
+    """What a worker may take.
 
-    def __init__(self, setup: dict, log: TextIO):
+    trial_timeout: seconds of one attempt at a trial; trial_memory: MiB of its worker, whatever the
+    task; 0: no limit. recycle_memory: MiB by which a worker may have grown between tasks before
+    another takes its place. heartbeat: seconds; a worker silent for two is dead. max_attempts: at a
+    task whose worker ended, before the task has failed. threads: of each worker.
+    """
+
+    trial_timeout: float = 0.0
+    trial_memory: int = 0
+    recycle_memory: int = 2048
+    heartbeat: float = 15.0
+    max_attempts: int = 3
+    threads: int = 1
+
+
+def memory_of(pid: int) -> int:
+    """Bytes that a process holds in memory; 0 where the system does not say (no /proc)."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+class Lines:
+    """The whole lines that have come through a pipe; never waits."""
+
+    def __init__(self, pipe: IO[bytes]):
+        self.pipe, self.rest, self.ended = pipe, b"", False
+        os.set_blocking(pipe.fileno(), False)
+
+    def read(self) -> list[str]:
+        while not self.ended:
+            try:
+                data = os.read(self.pipe.fileno(), 65536)
+            except BlockingIOError:
+                break
+            self.rest += data
+            self.ended = not data
+        *lines, self.rest = self.rest.split(b"\n")
+        return [line.decode("utf-8", "replace") for line in lines]
+
+
+class Worker:
+    """One process, the task it works on, and the last lines that it wrote to its log."""
+
+    def __init__(self, setup: dict, threads: int, environment: Mapping[str, str]):
         self.task: dict | None = None
         self.ready = False
+        self.grown_from = 0  # bytes held when it was ready
+        self.seen = self.since = time.monotonic()  # of its last sign of life; of its task
+        self.last_lines: deque[str] = deque(maxlen=N_LAST_LINES)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "nas.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            encoding="utf-8",
-            bufsize=1,
+            stderr=subprocess.PIPE,
             start_new_session=True,
-            env={**os.environ, **ENVIRONMENT},
+            env={**os.environ, **environment, **dict.fromkeys(THREADS, str(threads))},
         )
+        self.answers, self.log = Lines(self.process.stdout), Lines(self.process.stderr)
         self.send(setup)
 
     def send(self, message: dict) -> None:
         # where it has died its output ends too, and there that is seen and counted
         with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(json.dumps(message) + "\n")
+            self.process.stdin.write(json.dumps(message).encode() + b"\n")
             self.process.stdin.flush()
 
     def stop(self) -> None:
@@ -63,6 +114,7 @@ class Worker:
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
         self.process.stdout.close()
+        self.process.stderr.close()
 
 
 class InProcess:
@@ -82,6 +134,11 @@ class InProcess:
             raise ExecutorError("nothing was submitted that could still land")
         return self.landed.popleft()
 
+    def park(self) -> list[dict]:
+        """As `LocalExecutor.park`: what was submitted has landed."""
+        landed, self.landed = list(self.landed), deque()
+        return landed
+
     def __enter__(self) -> InProcess:
         return self
 
@@ -93,8 +150,11 @@ class LocalExecutor:
     """Runs tasks on `n_workers` processes of this machine.
 
     evaluator, options: what each worker builds from the table of evaluators. log: where their
-    standard error goes. folder: where an evaluator keeps what it will need again. A task is a
-    dictionary with `id`, `kind`, `choices` and `seed`, and `stop_below` where it may end early.
+    standard error goes. folder: where an evaluator keeps what it will need again, and where partly
+    done tasks are kept. A task is a dictionary with `id`, `kind`, `choices` and `seed`, and
+    `stop_below` where it may end early. on_change: told of the workers, as `status` gives them,
+    whenever one begins or ends a task, and at heartbeats. environment: of the workers, over this
+    process's. pinned: each worker to cores of its own.
     """
 
     def __init__(
@@ -104,24 +164,39 @@ class LocalExecutor:
         options: dict,
         log: Path,
         folder: Path | None = None,
+        *,
+        limits: Limits | None = None,
+        on_change: Callable[[list[dict]], None] = lambda workers: None,
+        environment: Mapping[str, str] = ENVIRONMENT,
+        pinned: bool = True,
     ):
-        self.log = open(log, "a", encoding="utf-8")  # noqa: SIM115, closed in close()
+        self.limits, self.on_change = limits or Limits(), on_change
+        self.environment, self.pinned = environment, pinned
+        self.log = open(log, "ab")  # noqa: SIM115, closed in close()
+        self.folder = folder
         self.setup = {
             "evaluator": evaluator,
             "options": options,
             "folder": str(folder.resolve()) if folder else None,
+            "heartbeat": self.limits.heartbeat,
         }
         self.queue: deque[dict] = deque()
         self.attempts: dict[tuple, int] = {}
         self.landed: deque[dict] = deque()
+        self.returned: list[dict] = []  # results whose partial work is not needed any more
+        self.failed_starts = 0  # in a row
+        self.looked = self.reported = time.monotonic()
         self.selector = selectors.DefaultSelector()
         self.workers = [self._start(i) for i in range(n_workers)]
 
     def _start(self, index: int) -> Worker:
-        cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-        cpu = cpus[index] if index < len(cpus) else None
-        worker = Worker({**self.setup, "cpu": cpu}, self.log)
-        self.selector.register(worker.process.stdout, selectors.EVENT_READ, index)
+        able = self.pinned and hasattr(os, "sched_getaffinity")
+        cpus = sorted(os.sched_getaffinity(0)) if able else []
+        n = self.limits.threads
+        own = cpus[n * index : n * (index + 1)]
+        worker = Worker({**self.setup, "cpus": own if len(own) == n else []}, n, self.environment)
+        for lines in (worker.answers, worker.log):
+            self.selector.register(lines.pipe, selectors.EVENT_READ, index)
         return worker
 
     def submit(self, task: dict) -> None:
@@ -134,67 +209,212 @@ class LocalExecutor:
         busy = sum(worker.task is not None for worker in self.workers)
         return len(self.queue) + busy + len(self.landed)
 
+    @property
+    def status(self) -> list[dict]:
+        """Of each worker: pid, id and kind of its task or None, seconds at it, MiB it holds."""
+        now, found = time.monotonic(), []
+        for worker in self.workers:
+            task = worker.task or {}
+            found.append(
+                {
+                    "pid": worker.process.pid,
+                    "task": task.get("id"),
+                    "kind": task.get("kind") or ("idle" if worker.ready else "starting"),
+                    "seconds": now - worker.since,
+                    "memory_mib": memory_of(worker.process.pid) // MIB,
+                }
+            )
+        return found
+
+    def _report(self) -> None:
+        self.reported = time.monotonic()
+        self.on_change(self.status)
+
     def _hand_out(self) -> None:
+        changed = False
         for worker in self.workers:
             if self.queue and worker.ready and worker.task is None:
-                worker.task = self.queue.popleft()
+                worker.task, changed = self.queue.popleft(), True
+                worker.since = worker.seen = time.monotonic()
+                worker.last_lines.clear()
                 worker.send(worker.task)
+        if changed:
+            self._report()
 
     def wait_until_ready(self) -> None:
         """Return when every worker has loaded what it needs."""
         while not all(worker.ready for worker in self.workers):
             self._next()
 
-    def wait(self) -> dict:
-        """The next result to land: `id`, `kind`, and `metrics` or `error`."""
+    def wait(self, timeout_s: float = float("inf")) -> dict | None:
+        """The next result to land: `id`, `kind`, and `metrics` or `error`; None where none does in
+        timeout_s.
+
+        What is kept of partly done work goes one call later: by then the caller has the result
+        where it lasts. Raises ExecutorError where nothing can be done any more: workers do not
+        start, or the disk is full.
+        """
         if not self.n_open:
             raise ExecutorError("nothing was submitted that could still land")
+        self._forget()
+        until = time.monotonic() + timeout_s
         while not self.landed:
-            self._next()
-        return self.landed.popleft()
+            if time.monotonic() >= until:
+                return None
+            self._next(until)
+        self.returned.append(self.landed.popleft())
+        return self.returned[-1]
 
-    def _next(self) -> None:
-        """Wait until workers say something or end, and see to it."""
-        for key, _ in self.selector.select():
-            line = self.workers[key.data].process.stdout.readline()
-            result = self._answered(key.data, line) if line else self._died(key.data)
+    def park(self, patience_s: float = PARK_PATIENCE_S) -> list[dict]:
+        """Have what runs keep its state and end, and forget what waits; returns what landed.
+
+        A task that neither lands nor parks in time is ended, and begins again from what it last
+        kept.
+        """
+        self._forget()
+        self.queue.clear()
+        for worker in self.workers:
+            if worker.task:
+                worker.send({"park": True})
+        deadline = time.monotonic() + patience_s
+        while any(w.task for w in self.workers) and time.monotonic() < deadline:
+            self._next(until=deadline)
+        landed, self.landed = list(self.landed), deque()
+        return landed
+
+    def _forget(self) -> None:
+        for result in self.returned:
+            if self.folder:
+                partial_path(self.folder, result).unlink(missing_ok=True)
+        self.returned.clear()
+
+    # -- what workers say, and do not say --------------------------------------------------------
+
+    def _next(self, until: float = float("inf")) -> None:
+        """Wait until workers say something, end or pass a limit, and see to it."""
+        limits, now = self.limits, time.monotonic()
+        tick = min(limits.heartbeat / 2, max(until - now, 0.0))
+        if limits.trial_memory:
+            tick = min(tick, MEMORY_TICK_S)
+        if limits.trial_timeout:
+            ends = [w.since + limits.trial_timeout for w in self.workers if w.task]
+            tick = max(min([tick, *(end - now for end in ends)]), 0.01)
+        ready = {key.data for key, _ in self.selector.select(tick)}
+        now, asleep = time.monotonic(), time.monotonic() - self.looked
+        for index, worker in enumerate(self.workers):
+            if index in ready or asleep > limits.heartbeat:  # we were away ourselves
+                worker.seen = now
+            result = self._hear(index) if index in ready else None
+            if result is None and self.workers[index] is worker:
+                cause = self._excess(worker, now)
+                result = self._end(index, cause) if cause else None
             if result is not None:
                 self.landed.append(result)
+        self.looked = time.monotonic()
+        if self.looked - self.reported > limits.heartbeat:
+            self._report()
         self._hand_out()
 
-    def _answered(self, index: int, line: str) -> dict | None:
-        worker, message = self.workers[index], json.loads(line)
-        if "ready" in message:
-            if not message["ready"]:
-                raise ExecutorError(f"a worker could not start: {message['error']}")
-            worker.ready = True
-            return None
-        worker.task = None
-        return message
+    def _hear(self, index: int) -> dict | None:
+        """Take in what a worker has said; the result of its task where that landed."""
+        worker, result = self.workers[index], None
+        said = worker.log.read()
+        if said:
+            worker.last_lines.extend(said)
+            with contextlib.suppress(OSError):  # a full disk is seen where results are written
+                self.log.write("".join(f"{line}\n" for line in said).encode())
+                self.log.flush()
+        if worker.log.ended and worker.log.pipe in self._watched():
+            self.selector.unregister(worker.log.pipe)
+        for line in worker.answers.read():
+            message = json.loads(line)
+            if "beat" in message:
+                continue
+            if "stop" in message:
+                raise ExecutorError(message["stop"])
+            if "ready" in message:
+                if not message["ready"]:
+                    raise ExecutorError(f"a worker could not start: {message['error']}")
+                worker.ready, self.failed_starts = True, 0
+                worker.since = time.monotonic()
+                worker.grown_from = memory_of(worker.process.pid)
+                continue
+            worker.task, worker.since = None, time.monotonic()
+            if not message.get("parked"):
+                result = message
+            grown = memory_of(worker.process.pid) - worker.grown_from
+            if grown > self.limits.recycle_memory * MIB:
+                self._replace(index)
+                return result
+        if worker.answers.ended:
+            ended = self._end(index, None)
+            return result or ended
+        return result
 
-    def _died(self, index: int) -> dict | None:
-        worker = self.workers[index]
-        self.selector.unregister(worker.process.stdout)
-        worker.stop()
-        code = worker.process.returncode
-        cause = f"signal {-code}" if code < 0 else f"exit status {code}"
-        if not worker.ready:
-            raise ExecutorError(f"a worker ended while it started ({cause}); see {self.log.name}")
-        self.workers[index] = self._start(index)
+    def _watched(self) -> set:
+        return {key.fileobj for key in self.selector.get_map().values()}
+
+    def _excess(self, worker: Worker, now: float) -> str | None:
+        """Why a worker is to be ended, or None."""
+        limits = self.limits
+        silent = now - worker.seen
+        if silent > (2 * limits.heartbeat if worker.ready else START_PATIENCE_S):
+            return f"its worker was silent for {silent:.0f} s"
         if worker.task is None:
             return None
-        key = worker.task["kind"], worker.task["id"]
-        self.attempts[key] = self.attempts.get(key, 0) + 1
-        if self.attempts[key] < MAX_ATTEMPTS:
-            self.queue.appendleft(worker.task)
+        seconds = now - worker.since
+        is_trial = worker.task["kind"] == "trial"
+        if limits.trial_timeout and is_trial and seconds > limits.trial_timeout:
+            return f"it ran past limits.trial_timeout = {limits.trial_timeout:g} s"
+        if limits.trial_memory:
+            held = memory_of(worker.process.pid) // MIB
+            if held > limits.trial_memory:
+                return (
+                    f"its worker held {held} MiB, past limits.trial_memory = "
+                    f"{limits.trial_memory} MiB"
+                )
+        return None
+
+    def _replace(self, index: int) -> None:
+        worker = self.workers[index]
+        for lines in (worker.answers, worker.log):
+            if lines.pipe in self._watched():
+                self.selector.unregister(lines.pipe)
+        worker.stop()
+        self.workers[index] = self._start(index)
+
+    def _end(self, index: int, cause: str | None) -> dict | None:
+        """Put another in a worker's place, and its task back, or the task's failure in return."""
+        worker = self.workers[index]
+        if cause is None:
+            worker.last_lines.extend(worker.log.read())
+            code = worker.process.wait()
+            cause = (
+                f"its worker ended by {f'signal {-code}' if code < 0 else f'exit status {code}'}"
+            )
+        if not worker.ready:
+            self.failed_starts += 1
+            if self.failed_starts >= self.limits.max_attempts:
+                raise ExecutorError(f"workers do not start: {cause}; see {self.log.name}")
+        task = worker.task
+        self._replace(index)
+        if task is None:
             return None
+        key = task["kind"], task["id"]
+        self.attempts[key] = self.attempts.get(key, 0) + 1
+        if self.attempts[key] < self.limits.max_attempts:
+            self.queue.appendleft(task)
+            return None
+        lines = "\n".join(worker.last_lines)
         return {
-            "id": worker.task["id"],
-            "kind": worker.task["kind"],
-            "error": f"its worker ended {MAX_ATTEMPTS} times, last by {cause}",
+            "id": task["id"],
+            "kind": task["kind"],
+            "error": f"{cause}, at attempt {self.attempts[key]} of {self.limits.max_attempts}"
+            + (f"; the last lines of its log:\n{lines}" if lines else ""),
         }
 
     def close(self) -> None:
+        self._forget()
         for worker in self.workers:
             worker.stop()
         self.selector.close()

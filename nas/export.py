@@ -49,7 +49,7 @@ def keras_model(run: Run, trial_id: int) -> tuple[keras.Model, dict[str, dict]]:
         raise ValueError(
             f"trial {trial_id} has no final training to export; trials that have: {there}"
         )
-    tensors = read_tensors(run.dir.checkpoints / Path(finals[trial_id][1]).name)
+    tensors = read_tensors(run.dir.weights(finals[trial_id][1]))
     encoding = run.trial(trial_id).proposal.encoding
     choices = run.space.decode(encoding)
     network = FAMILIES[run.config["space"]["network"]].network(choices)

@@ -8,11 +8,12 @@ goes on, without the momentum of before.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from nas.checkpoint import joined, parts
 from nas.layout import Layout
 from search_spaces.compression import svd_start
 from search_spaces.network import Network
@@ -72,3 +73,19 @@ class LowRank:
                 factored_values(values, self.network, recipe.weight_bits, recipe.method)
             )
             self.following = self.begin()
+
+    def state(self) -> dict[str, np.ndarray]:
+        factored = self.stepper.program.network == self.network
+        following = joined([technique.state() for technique in self.following])
+        return {"factored": np.array(factored), **following}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        own = dict(state)
+        if own.pop("factored"):
+            self.stepper.program = self.make()
+            self.stepper.program.start(np.zeros(Layout(self.network).n, np.float32))
+            self.following = self.begin()
+            for technique, each in zip(
+                self.following, parts(own, len(self.following)), strict=True
+            ):
+                technique.restore(each)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -123,6 +124,7 @@ class Program:
         self.session = tf.compat.v1.Session(graph=graph, config=session_options())
         with graph.as_default():
             self._build()
+            self.variables = tf.compat.v1.global_variables()
         graph.finalize()
 
     def close(self) -> None:
@@ -149,6 +151,19 @@ class Program:
     def set_values(self, values: np.ndarray) -> None:
         """Replace everything learned; the optimizer goes on."""
         self.session.run(self.assign_values, {self.given: values})
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that `restore` needs to go on from here, between two updates."""
+        held = self.session.run(self.variables)
+        named = {f"variable{i}": array for i, array in enumerate(held)}
+        return {"n_applied": np.array(self.n_applied), **named}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on as the program of the same network and switches that gave `state`."""
+        self.n_applied = int(state["n_applied"])
+        for i, variable in enumerate(self.variables):
+            load = variable.initializer
+            self.session.run(load, {load.inputs[1]: state[f"variable{i}"]})
 
     def set_mask(self, mask: np.ndarray) -> None:
         """Which kernel weights, scales and shifts may differ from 0: float32 [n] of 0 and 1, 1 of

@@ -10,30 +10,37 @@ from tqdm import tqdm
 
 from nas import pareto, words
 from nas.early_stopping import stopped
+from nas.store import Store, dump, load
 from nas.trial import Status, Trial
 
 if TYPE_CHECKING:
     from nas.run import Run
 
+KEEP_AFTER = 256  # trials told
 log = logging.getLogger("nas")
 
 
 class Progress:
     """Trial k of n, the best so far, the size of the front, the time left; and the run's log."""
 
-    def __init__(self, n_trials: int, run: Run, *, shown: bool):
-        with run.store() as store:
-            told = store.trials("told IS NOT NULL AND repeats IS NULL")
-        trained = [t for t in told if t.status is not Status.INFEASIBLE]
-        complete = [t for t in trained if t.status is Status.COMPLETE and not stopped(t)]
-        self.n_infeasible = len(told) - len(trained)
+    def __init__(self, n_trials: int, run: Run, store: Store, *, shown: bool):
+        self.store = store
         self.objectives = run.front
         self.metrics = run.front.needs
-        self.front = self.objectives(complete)
-        self.front = self.front[pareto.front(self.front)]
+        self.n_infeasible = store.count("status = 'infeasible'")
+        told = "told IS NOT NULL AND repeats IS NULL"
+        self.n_told = store.count("told IS NOT NULL")
+        kept = load(store.get("front") or "null") or {"n_told": 0, "front": self._none()}
+        self.n_kept, self.front = kept["n_told"], kept["front"]
+        figures = store.figures(
+            (*self.metrics, "stopped_at"),
+            f"{told} AND status = 'complete' AND told >= {int(self.n_kept)}",
+        )
+        whole = figures[np.isnan(figures[:, -1]), :-1]
+        self._add(self.objectives.of(whole))
         self.bar = tqdm(
             total=n_trials,
-            initial=len(trained),
+            initial=store.count(f"{told} AND status <> 'infeasible'"),
             unit="trial",
             disable=not shown,
             dynamic_ncols=True,
@@ -46,12 +53,31 @@ class Progress:
     def __exit__(self, *exception) -> None:
         self.bar.close()
 
+    def _none(self) -> np.ndarray:
+        return np.empty((0, self.objectives.n_objectives))
+
+    def _add(self, points: np.ndarray) -> None:
+        """Take objectives [n, m] into the front, and keep it now and then: a resumed run looks only
+        at the trials told since."""
+        points = np.concatenate([self.front, points])
+        self.front = points[pareto.front(points)]
+        if self.n_told >= self.n_kept + KEEP_AFTER and not self.store.read_only:
+            self.n_kept = self.n_told
+            self.store.set("front", dump({"n_told": self.n_kept, "front": self.front}))
+
+    @property
+    def best(self) -> float | None:
+        """Of the first goal."""
+        sign, firsts = self.objectives.signs[0], self.front[:, 0]
+        return sign * firsts.max() if len(firsts) else None
+
     def say(self, text: str) -> None:
         self.bar.set_description_str(text)
         log.info(text)
 
     def __call__(self, trial: Trial) -> None:
         """One trial was told."""
+        self.n_told += 1
         if trial.status is Status.INFEASIBLE:
             self.n_infeasible += 1
             log.info("trial %d infeasible: %s", trial.id, trial.error)
@@ -71,13 +97,10 @@ class Progress:
         else:
             figures = (f"{name} {trial.metrics[name]:.4g}" for name in self.metrics)
             log.info("trial %d: %s", trial.id, ", ".join(figures))
-            points = np.concatenate([self.front, self.objectives([trial])])
-            self.front = points[pareto.front(points)]
-        sign, firsts = self.objectives.signs[0], self.front[:, 0]
-        best = sign * firsts.max() if len(firsts) else None  # of the first goal
+            self._add(self.objectives([trial]))
         self.bar.set_postfix(
             {
-                "best": words.ascii(words.value(self.metrics[0], best)),
+                "best": words.ascii(words.value(self.metrics[0], self.best)),
                 "front": len(self.front),
                 "infeasible": self.n_infeasible,
             },

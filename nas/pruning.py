@@ -19,7 +19,7 @@ The imports are NumPy's alone; a program of TensorFlow is handed in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -247,6 +247,12 @@ class GradualPruning:
             scores = pattern.scores(program.get_values(), self.score)
             program.set_mask(pattern.mask(best(scores, pattern.segment, n_keep)))
 
+    def state(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """The mask is the program's."""
+
 
 class GroupLasso:
     """Filters shrink towards 0 while they train, and the smallest go at LAST_CUT of the steps.
@@ -280,6 +286,12 @@ class GroupLasso:
         if (alive != self.alive).any():
             self.alive = alive
             program.set_mask(pattern.mask(alive))
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {"alive": self.alive}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        self.alive = state["alive"]
 
 
 def shrinkage(lengths: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
@@ -319,6 +331,12 @@ class PruneAndGrow:
                 FIRST_SWAP * (1 + np.cos(np.pi * way)) / 2,
             )
             program.set_mask(self.pattern.mask(self.alive))
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {"alive": self.alive}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        self.alive = state["alive"]
 
 
 def swapped(

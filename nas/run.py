@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import platform
+import shutil
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import tomli_w
+
+from nas import cluster, feasibility
 from nas import config as configuration
-from nas import feasibility
-from nas.executor import InProcess, LocalExecutor
+from nas.cluster import DaskExecutor
+from nas.executor import InProcess, Limits, LocalExecutor
 from nas.progress import Progress
 from nas.reward import Pareto
 from nas.run_dir import RunDir, RunError, next_run, write_whole
@@ -36,7 +41,12 @@ class Run:
 
     def __init__(self, path: str | Path):
         self.dir = RunDir(path)
-        self.table = self.dir.read_config()
+        self.dir.check_run()
+        written = []
+        if self.dir.store.exists():
+            with self.store() as store:
+                written = [store.get(name) for name in ("config", "config_before")]
+        self.table = self.dir.read_config(written)
         self.config = configuration.load_run(self.table)
         self.space: Space = configuration.make_space(self.config)
         self.reward = configuration.make_reward(self.config)
@@ -123,6 +133,8 @@ def search(
     config = configuration.complete(table)
     if config["evaluator"].get("teacher"):  # a resumed run may begin in another folder
         config["evaluator"]["teacher"] = str(Path(config["evaluator"]["teacher"]).resolve())
+    config["cluster"] = cluster.resolved(config["cluster"])
+    cluster.check_here(config["cluster"])
     configuration.make_evaluator(config).check(configuration.make_space(config))
     feasibility.check(config)
     return begin(config, run_dir or new_run_dir(config["preset"]), progress=progress)
@@ -134,20 +146,38 @@ def begin(config: dict, path: str | Path, *, progress: bool = True) -> Run:
     run_dir.check_new()
     run_dir.path.mkdir(parents=True, exist_ok=True)
     with run_dir.locked():
-        Store(run_dir.store, create=True).close()
-        run_dir.create({**config, "versions": versions()})
-        return _go_on(Run(run_dir.path), progress=progress)
+        for left in run_dir.path.glob("trials.sqlite*"):  # of a beginning that was cut short
+            left.unlink()
+        text = tomli_w.dumps({**config, "versions": versions()})
+        with contextlib.closing(Store(run_dir.store, create=True)) as store:
+            store.set("config", text)
+        run_dir.create(text)
+        return _go_on(Run(run_dir.path), config["cluster"], progress=progress)
 
 
 def resume(path: str | Path, *, progress: bool = True, **overrides: Any) -> Run:
-    """Go on with a run from where it was left. overrides: trials, workers, hours.
+    """Go on with a run from where it was left. overrides: trials, workers, hours, limits,
+    cluster.
 
     A run that was ended at any instant gives the trials and the leaderboard that it would have
-    given undisturbed. Raises as `search` does.
+    given undisturbed. It goes on here unless a cluster is named: a scheduler can run code on its
+    clients, and the run may be a stranger's. Raises as `search` does.
     """
     run = Run(path)
-    table = {**run.config, **overrides}
+    table = dict(run.config)
+    for key, value in overrides.items():
+        configuration.override(table, key, value)
     config = configuration.complete(table)
+    config["cluster"] = cluster.resolved(config["cluster"])
+    where = config["cluster"] if "cluster" in overrides else None
+    if where:
+        cluster.check_here(where)
+    elif config["cluster"]["dask"]:
+        log.warning(
+            "the run was on a Dask cluster and goes on here; to go on there, stop it and name the "
+            "cluster: --dask %s",
+            config["cluster"]["dask"],
+        )
     configuration.make_evaluator(config).check(configuration.make_space(config))
     with run.dir.locked():
         then, now = run.table.get("versions", {}), versions()
@@ -156,12 +186,16 @@ def resume(path: str | Path, *, progress: bool = True, **overrides: Any) -> Run:
                 log.warning(
                     "the run began with %s %s, this is %s: figures may differ",
                     name,
-                    then.get(name),
-                    now.get(name),
+                    then.get(name, "unknown"),
+                    now.get(name, "unknown"),
                 )
         if config != run.config:
-            run.dir.create({**config, "versions": then})
-        return _go_on(Run(path), progress=progress)
+            text = tomli_w.dumps({**config, "versions": then})
+            with contextlib.closing(Store(run.dir.store)) as store, store.transaction():
+                store.set("config_before", run.dir.config.read_bytes().decode())
+                store.set("config", text)
+            run.dir.create(text)
+        return _go_on(Run(path), where, progress=progress)
 
 
 def new_run_dir(preset: str) -> Path:
@@ -170,18 +204,42 @@ def new_run_dir(preset: str) -> Path:
 
 
 def versions() -> dict[str, str]:
-    """What the figures of a run depend on beside its configuration."""
-    names = "nas-codesign", "tensorflow", "tensorflow-cpu", "numpy"
+    """What the figures of a run depend on beside its configuration: software and hardware."""
+    names = "nas-codesign", "tensorflow", "tensorflow-cpu", "keras", "numpy"
     found = {}
     for name in names:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-    return {**found, "python": platform.python_version(), "machine": platform.machine()}
+    return {
+        **found,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}",
+        "machine": platform.machine(),
+        "processor": processor(),
+        "cores": str(os.cpu_count()),
+    }
+
+
+def processor() -> str:
+    """The processor's model, where the system says it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or "unknown")
+
+
+class LogFile(logging.FileHandler):
+    """The run's log. Where it cannot be written, what stops the run says so once."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """No traceback a line."""
 
 
 @contextlib.contextmanager
 def _logging(path: Path) -> Iterator[None]:
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
@@ -194,7 +252,7 @@ def _logging(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """SIGTERM ends the run as Ctrl-C does: workers stopped, everything told kept."""
+    """SIGTERM ends the run as Ctrl-C does: what runs is parked, everything told kept."""
 
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -210,24 +268,28 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _go_on(run: Run, *, progress: bool) -> Run:
+def _go_on(run: Run, where: Mapping[str, Any] | None, *, progress: bool) -> Run:
     """Search until the budget is spent, train the finalists, write the results."""
     config, begun = run.config, time.monotonic()
 
     def out_of_time() -> bool:
         return bool(config["hours"]) and time.monotonic() - begun > 3600 * config["hours"]
 
-    store = Store(run.dir.store)
+    with run.store() as store:  # before a writer clears the log of a damaged one away
+        store.check(thorough=False)
     with (
-        contextlib.closing(store),
+        contextlib.closing(Store(run.dir.store)) as store,
         _logging(run.dir.log),
         _interruptible(),
-        make_executor(run) as executor,
-        Progress(config["trials"], run, shown=progress) as watch,
+        contextlib.ExitStack() as stack,
     ):
+        if store.get("config") is None:  # of a run that began before it was kept here
+            store.set("config", run.dir.config.read_bytes().decode())
+        executor = stack.enter_context(make_executor(run, store.save_workers, where=where))
+        watch = stack.enter_context(Progress(config["trials"], run, store, shown=progress))
         log.info("searching in %s: %s", run.dir.path, run.space)
         store.log(f"searching, {store.count('told IS NOT NULL')} trials told so far")
-        Search(
+        search = Search(
             price=configuration.make_price(config),
             space=run.space,
             controller=configuration.make_controller(config),
@@ -241,25 +303,61 @@ def _go_on(run: Run, *, progress: bool) -> Run:
             out_of_time=out_of_time,
             watch=watch,
             early_stopping=configuration.make_early_stopping(config),
-        ).run()
-        train_finals(run, executor, store, watch)
+            deterministic=config["deterministic"],
+        )
+        try:
+            search.run()
+            store.check(thorough=True)
+            train_finals(run, executor, store, watch)
+        except KeyboardInterrupt:
+            park(executor, search, store)
+            raise
         store.log("searched to the end")
-    log.info("writing the leaderboard and the report")
+        store.save_workers([])
+        shutil.rmtree(run.dir.checkpoints / "partial", ignore_errors=True)
+        log.info("writing the leaderboard and the report")
     run.write_results()
     return run
 
 
-def make_executor(run: Run) -> InProcess | LocalExecutor:
-    """Where the run's evaluator runs."""
+def park(executor: InProcess | LocalExecutor | DaskExecutor, search: Search, store: Store) -> None:
+    """End what runs, its state kept, and record what landed meanwhile."""
+    log.warning("stopping: running trainings keep their state; interrupt again to end at once")
+    for result in executor.park():
+        if result["kind"] == "trial":
+            search.land(result)
+        elif "metrics" in result:
+            store.save_final(result["id"], result["metrics"], weights_name(result["id"]))
+    store.log("interrupted")
+    store.save_workers([])
+
+
+def make_executor(
+    run: Run,
+    on_change: Callable[[list[dict]], None] = lambda workers: None,
+    n_workers: int | None = None,
+    where: Mapping[str, Any] | None = None,
+) -> InProcess | LocalExecutor | DaskExecutor:
+    """Where the run's evaluator runs, on as many workers as configured unless said otherwise;
+    `on_change` is told what they do. where: a `[cluster]` table."""
     if run.evaluator.in_process:
         return InProcess(run.evaluator)
+    n_workers = n_workers or run.config["workers"]
     name, options = run.config["evaluator"]["name"], configuration.evaluator_options(run.config)
+    named = {"limits": Limits(**run.config["limits"]), "on_change": on_change}
     folder = run.dir.checkpoints
-    return LocalExecutor(run.config["workers"], name, options, run.dir.log, folder)
+    if where and where["dask"]:
+        return cluster.make(where, n_workers, name, options, folder, **named)
+    return LocalExecutor(n_workers, name, options, run.dir.log, folder, **named)
+
+
+def weights_name(trial: int) -> str:
+    """The name of a final training's weights, under checkpoints/."""
+    return f"trial-{trial:06d}.weights.h5"
 
 
 def train_finals(
-    run: Run, executor: InProcess | LocalExecutor, store: Store, watch: Progress
+    run: Run, executor: InProcess | LocalExecutor | DaskExecutor, store: Store, watch: Progress
 ) -> None:
     """Train the best designs longer, score them on the test images, keep their weights.
 
@@ -272,7 +370,6 @@ def train_finals(
     trials = {trial.id: trial for trial in store.trials("status = 'complete'")}
     wanted = list(dict.fromkeys(table["trial"]))[: run.config["final"]["top"]]
     missing = [id for id in wanted if id not in store.finals()]
-    names = {id: f"trial-{id:06d}.weights.h5" for id in missing}
     for id in missing:
         executor.submit(
             {
@@ -280,7 +377,7 @@ def train_finals(
                 "kind": "final",
                 "seed": trial_seed(trials[id].seed, 1),
                 "choices": run.space.decode(trials[id].proposal.encoding),
-                "weights": str((run.dir.checkpoints / names[id]).resolve()),
+                "weights": str((run.dir.checkpoints / weights_name(id)).resolve()),
             }
         )
     for done in range(len(missing)):
@@ -288,7 +385,7 @@ def train_finals(
         result = executor.wait()
         if "error" in result:
             raise RunError(f"the final training of trial {result['id']} failed: {result['error']}")
-        store.save_final(result["id"], result["metrics"], names[result["id"]])
+        store.save_final(result["id"], result["metrics"], weights_name(result["id"]))
         log.info(
             "trial %d, trained longer: %s",
             result["id"],

@@ -1,7 +1,8 @@
 """The loop: ask, price, train, tell; every step one transaction.
 
 Proposals are asked for in order and told in order, `in_flight` of them ahead of the last told, so
-that a run depends on its seed and not on which worker was faster, nor on how many there are.
+that a run depends on its seed and not on which worker was faster, nor on how many there are. Where
+it need not be deterministic, they are told as they land: nobody waits for the slowest.
 """
 
 from __future__ import annotations
@@ -47,13 +48,14 @@ class Search:
         out_of_time: Callable[[], bool],
         watch: Callable[[Trial], None],
         early_stopping: EarlyStopping | None = None,
+        deterministic: bool = True,
     ):
         self.price_designs, self.space, self.controller = price, space, controller
         self.reward, self.constraints = reward, constraints
         self.executor, self.store, self.watch = executor, store, watch
         self.n_trials, self.in_flight, self.seed = n_trials, in_flight, seed
         self.out_of_time = out_of_time
-        self.early_stopping = early_stopping
+        self.early_stopping, self.deterministic = early_stopping, deterministic
         if early_stopping:
             early_stopping.tell(store.trials("told IS NOT NULL"))
         self.n_asked = store.count()
@@ -63,7 +65,12 @@ class Search:
         self.open: deque[Trial] = deque(store.untold())
         state = store.controller_state()
         if state is not None:
-            controller.restore(state)
+            try:
+                controller.restore(state)
+            except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+                raise store.damaged(
+                    f"its controller's state is of another kind: {error}"
+                ) from error
         for trial in self.open:
             if trial.status is Status.RUNNING and trial.repeats is None:
                 self.submit(trial)
@@ -75,14 +82,27 @@ class Search:
             self.ask()
             if not self.open:
                 return
-            trial = self.settle(self.open[0])
-            self.tell(self.open.popleft())
+            trial = self.settle(self.next())
+            self.open.remove(trial)
+            self.tell(trial)
             n_complete += trial.status is Status.COMPLETE
             failures += trial.status is Status.FAILED
             if failures == MAX_FAILURES and not n_complete:
                 raise SearchError(
                     f"{failures} trials in a row failed, the last with: {trial.error}"
                 )
+
+    def next(self) -> Trial:
+        """The trial to tell next: the first asked for; where the order is free, the first known."""
+        if self.deterministic:
+            return self.open[0]
+        untold = {trial.id for trial in self.open}
+        while True:
+            for trial in self.open:
+                landed = trial.status is not Status.RUNNING
+                if landed or (trial.repeats is not None and trial.repeats not in untold):
+                    return trial
+            self.land(self.executor.wait())
 
     def ask(self) -> None:
         """Fill the window; candidates that cannot be trained are told at once."""
@@ -140,6 +160,13 @@ class Search:
         return trials
 
     def submit(self, trial: Trial) -> None:
+        """Have a trial evaluated, unless a repair saved its result."""
+        saved = self.store.saved_result(trial)
+        if saved:
+            trial.status, trial.error = saved.status, saved.error
+            trial.metrics = {**trial.metrics, **saved.metrics}
+            self.store.finish(trial)
+            return
         self.executor.submit(
             {
                 "id": trial.id,
@@ -157,20 +184,26 @@ class Search:
             trial.status, trial.error = first.status, first.error
             trial.metrics = first.metrics
         while trial.status is Status.RUNNING:
-            result = self.executor.wait()
-            landed = next(t for t in self.open if t.id == result["id"])
-            landed.error = result.get("error")
-            landed.metrics = {**landed.metrics, **result.get("metrics", {})}
-            landed.error = landed.error or lost(self.reward, landed.metrics)
-            landed.status = Status.COMPLETE if landed.error is None else Status.FAILED
-            self.store.finish(landed)
+            self.land(self.executor.wait())
         return trial
+
+    def land(self, result: dict) -> None:
+        """Record the outcome of the trial that a result is of."""
+        landed = next((t for t in self.open if t.id == result["id"]), None)
+        if landed is None:  # told, as the run was interrupted
+            return
+        landed.error = result.get("error")
+        landed.metrics = {**landed.metrics, **result.get("metrics", {})}
+        landed.error = landed.error or lost(self.reward, landed.metrics)
+        landed.status = Status.COMPLETE if landed.error is None else Status.FAILED
+        self.store.finish(landed)
 
     def tell(self, trial: Trial) -> None:
         """Tell the controller and commit its new state with the order of telling."""
         self.controller.tell([trial], self.reward([trial]))
         with self.store.transaction():
-            self.store.finish(trial)
+            if trial.repeats is not None:  # others are recorded as they land
+                self.store.finish(trial)
             self.store.mark_told(trial.id, self.n_told)
             self.store.save_controller(self.controller.state())
         self.n_told += 1

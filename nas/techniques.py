@@ -7,7 +7,7 @@ A recipe that asks for none has none, and costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -27,6 +27,12 @@ class Technique(Protocol):
         self, step: int, rate: float, images: np.ndarray, labels: np.ndarray, rows: np.ndarray
     ) -> None:
         """step: how many are done, from 1 to all; rate: of the last one; rows: its images."""
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that `restore` needs beside the program's own state."""
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on as the technique that gave `state`, before the program is restored."""
 
 
 def check(network: Network, recipe: Recipe) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from nas import techniques
 from nas.augment import OFF, Augmentation, View
+from nas.checkpoint import Checkpoint, joined, parts
 from nas.fixed_point import CALIBRATION_IMAGES, to_fixed_point
 from nas.layout import Layout
 from nas.program import Program, Switches, peak_rate
@@ -183,12 +184,14 @@ class Trainer:
         seed: int,
         teacher: Callable[[View], np.ndarray] | None = None,
         stop: Callable[[int, Callable[[], Trained]], bool] | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> Trained:
         """Train from fresh weights. images: float [n, h, w, c], normalized; labels: int32 [n].
 
         teacher: gives its scores [n, classes] of the images as an epoch sees them, by the view that
         turns images into that. stop: asked after every epoch but the last, with the number of
-        epochs and a function that gives what is trained so far; whether to end there.
+        epochs and a function that gives what is trained so far; whether to end there. checkpoint:
+        what the training goes on from, and is kept in: what it ends with is the same to the bit.
         Raises ValueError where the batch is larger than the data, the network cannot be compressed
         as asked or the teacher is missing, FloatingPointError where the loss stops being a number.
         """
@@ -215,6 +218,25 @@ class Trainer:
         make = partial(self.program, network, recipe.switches)
         between = techniques.begin(network, recipe, stepper, make, rates.size, seed)
         curve, spent = [], 0.0
+        seen: list = []  # (loss, share of right answers) of each step of the epoch
+        kept = checkpoint.load() if checkpoint else None
+        if kept:
+            curve, seen = checkpoint.notes["curve"], list(kept.pop("seen"))
+            spent, seconds = kept.pop("seconds").tolist()
+            start -= seconds
+            own, *others = parts(kept, 1 + len(between))
+            for technique, state in zip(between, others, strict=True):
+                technique.restore(state)
+            stepper.restore(own)
+
+        def state() -> dict[str, np.ndarray]:
+            now = time.perf_counter()
+            checkpoint.notes["curve"] = curve
+            return {
+                "seen": np.array(seen),
+                "seconds": np.array([spent + now - begun, now - start]),
+                **joined([stepper.state(), *(technique.state() for technique in between)]),
+            }
 
         def trained() -> Trained:
             now, values = stepper.program.network, stepper.program.get_values()
@@ -235,19 +257,24 @@ class Trainer:
             seconds = time.perf_counter() - start
             return Trained(now, recipe, values, (means, variances), curve, seconds, flops)
 
-        for epoch in range(recipe.epochs):
+        for _ in curve:
+            rng.permutation(n)
+        for epoch in range(len(curve), recipe.epochs):
             view = View(recipe.augmentation, (seed, 2), epoch)
             begun = time.perf_counter()
             x = view(images)
             if recipe.distill_weight:
                 stepper.taught = teacher(view)
             order = rng.permutation(n)[: n_steps * batch].reshape(n_steps, batch)
-            seen = []
-            for i, (rows, rate) in enumerate(zip(order, rates[epoch], strict=True)):
+            for i in range(len(seen), n_steps):
+                rows, rate = order[i], rates[epoch, i]
                 seen.append(stepper.step(x, labels, rows, rate))
                 for technique in between:
                     technique(epoch * n_steps + i + 1, rate, x, labels, rows)
+                if checkpoint:
+                    checkpoint.offer(state)
             loss, accuracy = np.mean(seen, axis=0)
+            seen = []
             if not np.isfinite(loss):
                 raise FloatingPointError(
                     f"the training loss is {loss} after epoch {epoch + 1} at learning rate "
@@ -292,6 +319,16 @@ class Stepper:
         self.scale = FIRST_LOSS_SCALE if recipe.precision == "float16" else 1.0
         self.n_finite = 0
         self.taught: np.ndarray | None = None
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that `restore` needs to go on from here."""
+        scaling = np.array([self.scale, self.n_finite])
+        return {"scaling": scaling, **self.program.state()}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on as the stepper of the same program and recipe that gave `state`."""
+        self.scale, self.n_finite = float(state["scaling"][0]), int(state["scaling"][1])
+        self.program.restore(state)
 
     def teaching(self, rows) -> tuple:
         """What a distilled program is told of the images of `rows`; of others nothing."""

@@ -31,6 +31,29 @@ TRAINING_METRICS = ("accuracy", "loss", "train_loss")
 METRICS = HARDWARE_METRICS + STEP_METRICS + TRAINING_METRICS
 
 
+class Grown(np.ndarray):
+    """An array in a controller's state to whose earlier states rows were only added: the store
+    writes those that are new."""
+
+
+class Growing:
+    """Rows that are added one by one, each at the same cost; those there stay as they are."""
+
+    def __init__(self, rows: np.ndarray):
+        self._rows, self._n = np.array(rows), len(rows)
+
+    def add(self, row) -> None:
+        if self._n == len(self._rows):
+            self._rows = np.resize(self._rows, (max(64, 2 * self._n), *self._rows.shape[1:]))
+        self._rows[self._n] = row
+        self._n += 1
+
+    @property
+    def rows(self) -> Grown:
+        """What is there now; adding changes nothing of it."""
+        return self._rows[: self._n].view(Grown)
+
+
 class Status(StrEnum):
     RUNNING = "running"  # asked for, not finished: trained again on resume
     COMPLETE = "complete"

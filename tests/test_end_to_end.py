@@ -14,7 +14,7 @@ import pytest
 
 import nas
 from nas import config, data
-from nas.executor import LocalExecutor
+from nas.executor import Limits, LocalExecutor
 from nas.export import export_keras
 from search_spaces.quantizers import weight_levels
 
@@ -29,6 +29,15 @@ def command(*arguments) -> list[str]:
     return [sys.executable, "-m", "nas.cli", *map(str, arguments)]
 
 
+# the command, and whether its own process has imported TensorFlow
+WATCHED = """
+import atexit, sys
+from nas.cli import main
+atexit.register(lambda: print("imported:", "tensorflow" in sys.modules or "keras" in sys.modules))
+main()
+"""
+
+
 def nas_command(*arguments, cwd) -> subprocess.CompletedProcess:
     return subprocess.run(command(*arguments), cwd=cwd, capture_output=True, text=True, timeout=240)
 
@@ -41,7 +50,10 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(folder):
     """A small run, undisturbed, on two workers."""
-    done = nas_command("search", *SMALL, "--run", folder / "a", "--workers", 2, cwd=folder)
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, "search", *SMALL, "--run", "a", "--workers", "2"],
+        cwd=folder, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return folder / "a", done
 
@@ -64,24 +76,41 @@ def test_a_run_leaves_its_leaderboard_report_and_weights(finished):
     assert best == table["trial"][0] and metrics["n_test"] == 2000
     assert (path / "checkpoints" / weights).exists()
     assert not list(path.rglob("*.part")), "no half-written file is left"
+    assert not (path / "checkpoints" / "partial").exists(), "every training is over"
+    assert "imported: False" in done.stdout, "TensorFlow is of workers alone"
 
 
 def test_a_killed_run_ends_as_the_undisturbed_one(folder, finished):
-    """SIGKILL of the parent at three instants; one worker, where the first run had two."""
+    """SIGKILL of the parent twice, Ctrl-C between; one worker, where the first run had two."""
     path = folder / "b"
     begin = command("search", *SMALL, "--run", path, "--workers", 1)
-    for number, seconds in enumerate((9, 8, 10)):
+    for number, (seconds, how) in enumerate(
+        ((9, signal.SIGKILL), (10, signal.SIGINT), (8, signal.SIGKILL))
+    ):
         process = subprocess.Popen(
             begin if number == 0 else command("resume", path), cwd=folder,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )  # fmt: skip
         time.sleep(seconds)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.send_signal(how)
+        assert process.wait() == (130 if how == signal.SIGINT else -how)
     last = nas_command("resume", path, cwd=folder)
     assert last.returncode == 0, last.stderr
     ours, theirs = (p / "leaderboard.csv" for p in (path, finished[0]))
     assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_a_trial_trained_again_measures_the_same(finished, folder):
+    path, _ = finished
+    before = sorted((p.name, p.stat().st_size) for p in path.rglob("*") if p.name != "run.log")
+    id = next(t.id for t in nas.Run(path).trials() if t.status == "complete")
+    again = nas_command("rerun", path, "--trial", id, cwd=folder)
+    assert again.returncode == 0, again.stderr
+    assert "the same to the bit" in again.stdout and "epoch 1 accuracy" in again.stdout
+    now = sorted((p.name, p.stat().st_size) for p in path.rglob("*") if p.name != "run.log")
+    assert now == before, "the run is not changed"
+    wrong = nas_command("rerun", path, "--trial", 999, cwd=folder)
+    assert wrong.returncode == 2 and "has no trial 999" in wrong.stderr
 
 
 def test_resuming_a_finished_run_changes_nothing(finished, folder):
@@ -235,12 +264,15 @@ def test_a_worker_that_is_killed_gives_its_task_to_another(tmp_path):
     """Once it is retried; killed again, the task comes back with what happened."""
     options = {"dataset": "cifar10-sample", "epochs": 200, "images": 2000}
     task = {"id": 4, "kind": "trial", "seed": 0, "choices": small_choices()}
-    with LocalExecutor(1, "proxy", options, tmp_path / "log") as executor:
+    limits = Limits(max_attempts=2)
+    with LocalExecutor(1, "proxy", options, tmp_path / "log", limits=limits) as executor:
         executor.submit(task)
         for _ in range(2):
             kill_when_training(executor, executor.workers[0])
         result = executor.wait()
-    assert result["id"] == 4 and "its worker ended 2 times, last by signal 9" in result["error"]
+    assert (
+        result["id"] == 4 and "its worker ended by signal 9, at attempt 2 of 2" in result["error"]
+    )
 
 
 def kill_when_training(executor, worker) -> None:

@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+import tomli_w
 
 from nas import config as configuration
 from nas import pareto, words
@@ -53,7 +54,7 @@ def begin(path, **settings) -> Run:
     run_dir = RunDir(path)
     run_dir.path.mkdir()
     Store(run_dir.store, create=True).close()
-    run_dir.create({**config, "versions": {"numpy": "0.0"}})
+    run_dir.create(tomli_w.dumps({**config, "versions": {"numpy": "0.0"}}))
     return Run(path)
 
 
@@ -343,7 +344,7 @@ def test_only_the_two_scripts_of_the_page_may_run(page):
 def test_hostile_texts_are_shown_and_never_run(tmp_path):
     name = "<img src=x onerror=alert(3)>"
     run = begin(tmp_path / name, preset=ATTACK, evaluator={"name": "proxy", "path": ATTACK})
-    run.dir.create({**run.config, "versions": {ATTACK: ATTACK}})
+    run.dir.create(tomli_w.dumps({**run.config, "versions": {ATTACK: ATTACK}}))
     fill(Run(run.dir.path), error=ATTACK)
     page = report([Run(run.dir.path), run])
     assert "alert(1)" in page

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from nas.controllers.shared import Seen, check_told
-from nas.trial import Proposal, State, Trial
+from nas.trial import Grown, Proposal, State, Trial
 from search_spaces.space import Space, nearest
 
 REDRAWS = 100  # at random, of a design met before
@@ -123,7 +123,7 @@ class Foreign:
             "seed": self.seed,
             "rng": self.rng.bit_generator.state,
             "seen": self.seen.keys(),
-            "history": np.array(self.history, kind).reshape(n, len(self.space)),
+            "history": np.array(self.history, kind).reshape(n, len(self.space)).view(Grown),
             "results": np.where(valid[:, None], table, 0.0),
             "valid": valid,
             "told": np.array([values is not None for values in self.results], bool),

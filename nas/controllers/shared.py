@@ -8,6 +8,7 @@ from hashlib import blake2b
 import numpy as np
 
 from nas.pareto import crowding, ranks
+from nas.trial import Growing
 from search_spaces.space import Space
 
 ANOTHER_CHANGE = 0.2  # the chance that a mutation changes one more decision, and one more, ...
@@ -20,7 +21,8 @@ class Seen:
     """
 
     def __init__(self, keys: Iterable[int] = ()):
-        self._keys = {int(key): None for key in keys}  # a dictionary: in the order of adding
+        self._rows = Growing(np.fromiter(keys, np.uint64))  # in the order of adding
+        self._keys = set(self._rows.rows.tolist())
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -28,9 +30,12 @@ class Seen:
     def add(self, encoding: np.ndarray) -> bool:
         """Remember a design [d]; whether it is new."""
         digest = blake2b(np.asarray(encoding, "<i8").tobytes(), digest_size=8).digest()
-        n_before = len(self._keys)
-        self._keys[int.from_bytes(digest, "little")] = None
-        return len(self._keys) > n_before
+        key = int.from_bytes(digest, "little")
+        if key in self._keys:
+            return False
+        self._keys.add(key)
+        self._rows.add(key)
+        return True
 
     def draw(self, sample: Callable[[int], np.ndarray], n: int, redraws: int) -> list[np.ndarray]:
         """`n` designs [d] of `sample(k) -> [k, d]`, none seen before; then they are seen.
@@ -47,7 +52,7 @@ class Seen:
 
     def keys(self) -> np.ndarray:
         """The hashes: uint64 [designs], in the order of adding; `Seen(keys)` is the same set."""
-        return np.fromiter(self._keys, np.uint64, len(self))
+        return self._rows.rows
 
 
 def check_told(trials, objectives, n_objectives: int) -> np.ndarray:

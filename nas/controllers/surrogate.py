@@ -17,7 +17,7 @@ from nas.controllers.expected_improvement import Pool, Prospects, Scalarization
 from nas.controllers.gaussian_process import MAX_POINTS, GaussianProcess
 from nas.controllers.outlook import Outlook, Unknown
 from nas.controllers.shared import check_told, mutate
-from nas.trial import Proposal, State, Trial
+from nas.trial import Grown, Proposal, State, Trial
 from search_spaces.space import Space
 
 MAX_ENUMERATED = 50_000  # designs of a space that is looked at as a whole
@@ -112,12 +112,12 @@ class Surrogate:
         objectives = np.array(self.objectives, float).reshape(-1, m)
         return {
             "rng": self.rng.bit_generator.state,
-            "encodings": np.array(self.encodings, small).reshape(-1, d),
+            "encodings": np.array(self.encodings, small).reshape(-1, d).view(Grown),
             "pending": np.array(self.pending, small).reshape(-1, d),
-            "measured": np.nan_to_num(measured),
-            "unmeasured": np.isnan(measured),
-            "objectives": np.nan_to_num(objectives),
-            "unrewarded": np.isnan(objectives),
+            "measured": np.nan_to_num(measured).view(Grown),
+            "unmeasured": np.isnan(measured).view(Grown),
+            "objectives": np.nan_to_num(objectives).view(Grown),
+            "unrewarded": np.isnan(objectives).view(Grown),
             "params": np.array([model.params for model in self.models]),
             "n_fitted": self.n_fitted,
         }

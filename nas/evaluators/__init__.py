@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import traceback
 from pathlib import Path
 from typing import Protocol
 
+from nas.checkpoint import Checkpoint, Parked
 from nas.evaluators.proxy import Proxy
 from nas.evaluators.shared_weights import SharedWeights
 from nas.evaluators.table import Table
 from nas.evaluators.zero_cost import ZeroCost
+from nas.run_dir import is_full
 from nas.trial import Metrics
 from search_spaces.space import Choices, Space
 
@@ -46,17 +49,25 @@ EVALUATORS = {
 }
 
 
-def perform(evaluator: Evaluator, task: dict) -> dict:
-    """The result of one task; what evaluation raises becomes its error text."""
+def perform(evaluator: Evaluator, task: dict, checkpoint: Checkpoint | None = None) -> dict:
+    """The result of one task: its `metrics`; its `error`, where evaluation raised; `parked`, where
+    it was asked to end and its state is kept; or why no task can be done, `stop`.
+
+    checkpoint: what long trainings are kept in, by evaluators that take one.
+    """
+    is_final = task["kind"] == "final"
+    method = evaluator.finalize if is_final else evaluator.evaluate
+    given: dict = {"weights": Path(task["weights"])} if is_final else {}
+    if task.get("stop_below"):
+        given["stop_below"] = task["stop_below"]
+    if checkpoint and "checkpoint" in inspect.signature(method).parameters:
+        given["checkpoint"] = checkpoint
     try:
-        if task["kind"] == "final":
-            metrics = evaluator.finalize(
-                task["choices"], seed=task["seed"], weights=Path(task["weights"])
-            )
-        else:
-            asked = {"stop_below": task["stop_below"]} if task.get("stop_below") else {}
-            metrics = evaluator.evaluate(task["choices"], seed=task["seed"], **asked)
-        return {"metrics": metrics}
+        return {"metrics": method(task["choices"], seed=task["seed"], **given)}
+    except Parked:
+        return {"parked": True}
     except Exception as error:  # whatever a candidate raises belongs to its trial
         traceback.print_exc()
+        if is_full(error):
+            return {"stop": f"a worker cannot write: {error}"}
         return {"error": f"{type(error).__name__}: {error}"}

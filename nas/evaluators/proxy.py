@@ -15,6 +15,7 @@ import numpy as np
 
 from nas import data
 from nas.augment import OFF, USUAL, Augmentation, augmentation, normalization_of, normalized
+from nas.checkpoint import Checkpoint
 from nas.distill import KerasTeacher, Lessons, TrainedTeacher
 from nas.run_dir import write_tensors
 from nas.trial import TRAINING_METRICS, Metrics
@@ -169,7 +170,14 @@ class Proxy:
         return self.lessons[key]
 
     def _fit(
-        self, choices: Choices, seed: int, part: str, epochs: int, usual: Augmentation, stop=None
+        self,
+        choices: Choices,
+        seed: int,
+        part: str,
+        epochs: int,
+        usual: Augmentation,
+        stop=None,
+        checkpoint: Checkpoint | None = None,
     ):
         from nas.pruning import Pruning
         from nas.train import Recipe
@@ -198,7 +206,14 @@ class Proxy:
         teacher = self.lessons_of(part, resolution) if recipe.distill_weight else None
         images, labels = self.part(part, resolution, normalization_of(choices))
         return self.trainer.fit(
-            network, images, labels, recipe, seed=seed, teacher=teacher, stop=stop
+            network,
+            images,
+            labels,
+            recipe,
+            seed=seed,
+            teacher=teacher,
+            stop=stop,
+            checkpoint=checkpoint,
         )
 
     def _scored(self, trained, choices: Choices, part: str) -> tuple[float, float]:
@@ -207,7 +222,12 @@ class Proxy:
         return trained.score(*self.part(part, resolution, normalization_of(choices)))
 
     def evaluate(
-        self, choices: Choices, *, seed: int, stop_below: Sequence[tuple[int, float]] = ()
+        self,
+        choices: Choices,
+        *,
+        seed: int,
+        stop_below: Sequence[tuple[int, float]] = (),
+        checkpoint: Checkpoint | None = None,
     ) -> Metrics:
         """Validation accuracy and loss of a short training, with its curve and what it took.
 
@@ -215,19 +235,21 @@ class Proxy:
         validation accuracy is that high; then `stopped_at` says so. `rungs` are these accuracies.
         """
         before = time.process_time()
-        limits, rungs, stopped = dict(stop_below), [], False
+        limits, stopped = dict(stop_below), False
+        notes = checkpoint.notes if checkpoint else {}
 
         def stop(epoch: int, trained_so_far) -> bool:
             nonlocal stopped
             if epoch in limits:
-                rungs.append([epoch, self._scored(trained_so_far(), choices, "validation")[0]])
-                stopped = rungs[-1][1] < limits[epoch]
+                accuracy, _ = self._scored(trained_so_far(), choices, "validation")
+                notes.setdefault("rungs", []).append([epoch, accuracy])
+                stopped = accuracy < limits[epoch]
             return stopped
 
-        trained = self._fit(choices, seed, "proxy", self.epochs, OFF, stop)
+        trained = self._fit(choices, seed, "proxy", self.epochs, OFF, stop, checkpoint)
         accuracy, loss = self._scored(trained, choices, "validation")
         epochs = len(trained.curve)
-        asked = {"rungs": rungs} if limits else {}
+        asked = {"rungs": notes.get("rungs", [])} if limits else {}
         return {
             "accuracy": accuracy,
             "loss": loss,
@@ -243,9 +265,11 @@ class Proxy:
             **({"stopped_at": epochs} if stopped else {}),
         }
 
-    def finalize(self, choices: Choices, *, seed: int, weights: Path) -> Metrics:
+    def finalize(
+        self, choices: Choices, *, seed: int, weights: Path, checkpoint: Checkpoint | None = None
+    ) -> Metrics:
         """Train longer on all training images, score on test images, write the weights."""
-        trained = self._fit(choices, seed, "train", self.final_epochs, USUAL)
+        trained = self._fit(choices, seed, "train", self.final_epochs, USUAL, checkpoint=checkpoint)
         accuracy, loss = self._scored(trained, choices, "validation")
         test_accuracy, test_loss = self._scored(trained, choices, "test")
         write_tensors(

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 from nas import data
+from nas.checkpoint import Checkpoint
 from nas.evaluators.proxy import Proxy
 from nas.run_dir import read_tensors, waiting_lock, write_tensors
 from nas.trial import Metrics
@@ -167,6 +168,8 @@ class SharedWeights:
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }
 
-    def finalize(self, choices: Choices, *, seed: int, weights: Path) -> Metrics:
+    def finalize(
+        self, choices: Choices, *, seed: int, weights: Path, checkpoint: Checkpoint | None = None
+    ) -> Metrics:
         """The proxy's final training, from fresh weights."""
-        return self.proxy.finalize(choices, seed=seed, weights=weights)
+        return self.proxy.finalize(choices, seed=seed, weights=weights, checkpoint=checkpoint)

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from nas import data
+from nas.checkpoint import Checkpoint
 from nas.evaluators.proxy import Proxy
 from nas.trial import Metrics
 from search_spaces.network import Network
@@ -154,6 +155,8 @@ class ZeroCost:
             "cpu_seconds": time.process_time() - before,
         }
 
-    def finalize(self, choices: Choices, *, seed: int, weights: Path) -> Metrics:
+    def finalize(
+        self, choices: Choices, *, seed: int, weights: Path, checkpoint: Checkpoint | None = None
+    ) -> Metrics:
         """The proxy's final training."""
-        return self.proxy.finalize(choices, seed=seed, weights=weights)
+        return self.proxy.finalize(choices, seed=seed, weights=weights, checkpoint=checkpoint)
