@@ -61,7 +61,7 @@ LONG = 200 / 12  # the cost of a long training, in short ones
 MAX_PROMOTED = 5
 PATIENCE = 20  # queries without a better cell, after which a search has settled
 PLACES = 5 ** np.arange(len(cell.EDGES))[::-1]
-REPEATS = 5000  # cells asked for again in a row, after which a method has settled
+REPEATS = 500  # cells asked for again in a row, after which a method has settled
 
 
 class Table:
