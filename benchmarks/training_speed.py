@@ -70,11 +70,12 @@ def designs(n: int, resolution: int = 16) -> list[dict]:
 # -- contestants: each in processes of its own, `--role`, told what to train over its input --------
 
 
-def load_parts(resolution: int) -> tuple:
-    """Normalized images and labels: training and validation, as our evaluator has them."""
+def load_parts(resolution: int, **options) -> tuple:
+    """Normalized images and labels: training and validation, as our evaluator has them under its
+    options."""
     from nas.evaluators.proxy import Proxy
 
-    proxy = Proxy(images=IMAGES, epochs=1)
+    proxy = Proxy(**{"images": IMAGES, "epochs": 1, **options})
     proxy.start()
     return *proxy.part("proxy", resolution), *proxy.part("validation", resolution)
 
@@ -132,7 +133,8 @@ class Fit:
     def __init__(self, settings: dict):
         import keras
 
-        self.parts = {r: load_parts(r) for r in settings["resolutions"]}
+        data = settings.get("evaluator", {})
+        self.parts = {r: load_parts(r, **data) for r in settings["resolutions"]}
         self.epochs, self.steps = settings["epochs"], settings["steps_per_execution"]
         keras.config.set_dtype_policy(settings["policy"])
 
@@ -274,12 +276,12 @@ class Contestant:
             )
             os.sched_setaffinity(process.pid, pinned)
             self.processes.append(process)
-            self._send(process, {"epochs": 1, "resolutions": RESOLUTIONS, **settings})
+            self.send(process, {"epochs": 1, "resolutions": RESOLUTIONS, **settings})
         for process in self.processes:
             if process.stdout.readline() != "ready\n":
                 raise RuntimeError(f"the contestant '{role}' did not start; run its role alone")
 
-    def _send(self, process, message) -> None:
+    def send(self, process, message) -> None:
         process.stdin.write(json.dumps(message) + "\n")
         process.stdin.flush()
 
@@ -288,7 +290,7 @@ class Contestant:
         shares = [chosen[i :: len(self.processes)] for i in range(len(self.processes))]
         start = time.perf_counter()
         for process, share in zip(self.processes, shares, strict=True):
-            self._send(process, share)
+            self.send(process, share)
         answers = [json.loads(process.stdout.readline()) for process in self.processes]
         seconds = time.perf_counter() - start
         accuracies = [0.0] * len(chosen)

@@ -133,6 +133,10 @@ def _configs(preset, controllers, seeds, budgets, data, workers, assignments) ->
         table |= {"trials": max(budgets), "final": {"top": 0}, "hours": 0.0}
         table |= {"workers": workers} if workers else {}
         configs[label] = configuration.complete(table)
+        if configs[label]["fidelities"]["rungs"]:
+            raise configuration.ConfigError(
+                "trainings of several lengths are no equal budgets; set fidelities.rungs = []"
+            )
         space = configuration.make_space(configs[label])
         configuration.make_evaluator(configs[label]).check(space)
         feasibility.check(configs[label])

@@ -7,6 +7,8 @@ preset, trials, seed, workers, in_flight, hours, constraints, deterministic
 [controller]  name = "surrogate", and its options
 [reward]      name = "mnasnet", and its options
 [early_stopping]  epochs: after so many, candidates go on that are among the best 1/reduction
+[fidelities]  rungs: what trainings cost, ascending, as epochs; the best 1/reduction of each are
+              trained again at the next (fidelities.py). A promotion counts as a trial
 [final]       top: how many designs are trained longer at the end
 [limits]      of workers, as `nas.executor.Limits`: trial_timeout, trial_memory, max_attempts, ...
 [cluster]     dask: the address of a scheduler, and what nas/cluster.py says of the rest
@@ -26,6 +28,7 @@ from typing import Any
 from nas import cluster, controllers, evaluators, reward
 from nas.early_stopping import EarlyStopping
 from nas.executor import Limits
+from nas.fidelities import SuccessiveHalving
 from nas.outlook import Priced, Tabled, named
 from nas.pricing import price_designs
 from nas.run_dir import RunError
@@ -47,6 +50,7 @@ DEFAULTS: dict[str, Any] = {
     "controller": {"name": "surrogate"},
     "reward": {"name": "mnasnet"},
     "early_stopping": {"reduction": 3, "epochs": []},  # off without epochs
+    "fidelities": {"reduction": 3, "rungs": []},  # off without rungs
     "deterministic": True,  # trials are told in the order of asking, however many workers
     "limits": dataclasses.asdict(Limits()),
     "final": {"top": 1},
@@ -164,7 +168,7 @@ def complete(table: Mapping) -> dict:
             config[key] = {**default, **given}
         else:
             config[key] = typed(key, given, default)
-    for key in ("final", "early_stopping", "limits", "cluster"):
+    for key in ("final", "early_stopping", "fidelities", "limits", "cluster"):
         for name, value in config[key].items():
             if name not in DEFAULTS[key]:
                 raise ConfigError(f"unknown key '{key}.{name}'; {nearest(name, DEFAULTS[key])}")
@@ -182,8 +186,9 @@ def complete(table: Mapping) -> dict:
     make_space(config)
     make_reward(config)
     make_constraints(config)
-    make_controller(config)
     make_early_stopping(config)
+    make_fidelities(config)
+    make_controller(config)
     return config
 
 
@@ -276,13 +281,22 @@ def make_constraints(config: dict) -> list:
 
 
 def make_controller(config: dict):
-    return controllers.make(
+    n_objectives, rungs = make_reward(config).n_objectives, config["fidelities"]["rungs"]
+    controller = controllers.make(
         config["controller"]["name"],
         make_space(config),
         seed=config["seed"],
-        n_objectives=make_reward(config).n_objectives,
+        n_objectives=n_objectives,
         outlook=make_outlook(config),
         **_options(config, "controller"),
+    )
+    if not rungs:
+        return controller
+    return SuccessiveHalving(
+        controller,
+        n_rungs=len(rungs),
+        reduction=config["fidelities"]["reduction"],
+        n_objectives=n_objectives,
     )
 
 
@@ -334,6 +348,44 @@ def make_early_stopping(config: dict) -> EarlyStopping | None:
             f"evaluator.epochs = {evaluator.epochs}; got {epochs!r}"
         )
     return EarlyStopping(config["early_stopping"]["reduction"], epochs)
+
+
+def make_fidelities(config: dict) -> list[int]:
+    """What the evaluator is told of each rung; none where there is one fidelity only. Raises
+    ConfigError, or the evaluator's own ValueError, for impossible rungs."""
+    rungs, evaluator = config["fidelities"]["rungs"], make_evaluator(config)
+    if not rungs:
+        return []
+    if not hasattr(evaluator, "fidelity"):
+        raise ConfigError(
+            f"evaluator '{config['evaluator']['name']}' has one fidelity only; set "
+            "fidelities.rungs = [], or evaluator.name = proxy or table"
+        )
+    if config["early_stopping"]["epochs"]:
+        raise ConfigError(
+            "early_stopping.epochs and fidelities.rungs both end trainings early; set one of them"
+        )
+    numbers = all(isinstance(rung, (int, float)) for rung in rungs)
+    if len(rungs) < 2 or not numbers or sorted(set(rungs)) != rungs:
+        raise ConfigError(
+            f"fidelities.rungs are two ascending numbers at least, as [3, 9]; got {rungs!r}"
+        )
+    found = [evaluator.fidelity(rung) for rung in rungs]
+    if found[0] != config["evaluator"].get("epochs", 0):
+        raise ConfigError(
+            "the first of fidelities.rungs is the training of every candidate: evaluator.epochs, "
+            f"or the first fidelity's cost of a table; got {rungs[0]!r}"
+        )
+    if not is_priced(config):
+        for rung, index in zip(rungs, found, strict=True):
+            had = {**evaluator.costs, **evaluator.fidelities[index]}
+            for metric in make_reward(config).needs:
+                if metric not in had:
+                    raise ConfigError(
+                        f"the table's fidelity of cost {rung} has no '{metric}', which the reward "
+                        f"needs at every rung; name it in [[evaluator.fidelities]]"
+                    )
+    return found
 
 
 def load_run(table: dict) -> dict:

@@ -151,10 +151,10 @@ class LocalExecutor:
 
     evaluator, options: what each worker builds from the table of evaluators. log: where their
     standard error goes. folder: where an evaluator keeps what it will need again, and where partly
-    done tasks are kept. A task is a dictionary with `id`, `kind`, `choices` and `seed`, and
-    `stop_below` where it may end early. on_change: told of the workers, as `status` gives them,
-    whenever one begins or ends a task, and at heartbeats. environment: of the workers, over this
-    process's. pinned: each worker to cores of its own.
+    done tasks are kept. A task is a dictionary with `id`, `kind`, `choices` and `seed`,
+    `stop_below` where it may end early, and `fidelity` where there are several. on_change: told of
+    the workers, as `status` gives them, whenever one begins or ends a task, and at heartbeats.
+    environment: of the workers, over this process's. pinned: each worker to cores of its own.
     """
 
     def __init__(

@@ -15,6 +15,7 @@ import numpy as np
 
 from nas import pareto
 from nas.early_stopping import stopped
+from nas.fidelities import highest
 from nas.reward import Pareto, violations
 from nas.trial import Status, Trial
 
@@ -39,17 +40,16 @@ PRICED = (  # where there is an accelerator
 def entries(run: Run) -> list[tuple[Trial, str]]:
     """(design, how it was found) of every design that may stand on the leaderboard, unsorted.
 
-    Every trial that was trained to its end and keeps the constraints; of the sweep's pairs those on
-    the front over all pairs, and each network's best by the reward where that is one number.
+    Every trial that was trained to its end and keeps the constraints, of a design trained at
+    several fidelities the longest; of the sweep's pairs those on the front over all pairs, and each
+    network's best by the reward where that is one number.
     """
-    trials = [
+    trained = [
         t
         for t in run.trials()
-        if t.status is Status.COMPLETE
-        and t.repeats is None
-        and not stopped(t)
-        and not violations(run.constraints, t.metrics)
+        if t.status is Status.COMPLETE and t.repeats is None and not stopped(t)
     ]
+    trials = [t for t in highest(trained) if not violations(run.constraints, t.metrics)]
     pairs = [pair for trial in trials for pair in run.sweep.of(trial)] if run.sweep else []
     on_front = pareto.front(run.front(trials + pairs))[len(trials) :]
     kept = set(np.flatnonzero(on_front).tolist())

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from nas import config as configuration
 from nas.run import Run, make_executor
 from nas.trial import Status
 
@@ -29,6 +30,9 @@ def rerun(path: str | Path, id: int) -> tuple[list[list[str]], bool]:
         "choices": run.space.decode(trial.proposal.encoding),
         "stop_below": trial.metrics.get("stop_below", []),
     }
+    fidelities = configuration.make_fidelities(run.config)
+    if fidelities:
+        task["fidelity"] = fidelities[trial.metrics["rung"]]
     with make_executor(run, n_workers=1) as executor:
         executor.submit(task)
         result = executor.wait()

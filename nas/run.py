@@ -304,6 +304,7 @@ def _go_on(run: Run, where: Mapping[str, Any] | None, *, progress: bool) -> Run:
             watch=watch,
             early_stopping=configuration.make_early_stopping(config),
             deterministic=config["deterministic"],
+            fidelities=configuration.make_fidelities(config),
         )
         try:
             search.run()

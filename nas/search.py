@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from nas.early_stopping import EarlyStopping
+from nas.fidelities import rung_of
 from nas.reward import lost, violations
 from nas.store import Store
 from nas.trial import Status, Trial, trial_seed
@@ -30,6 +31,7 @@ class Search:
     The controller, the store's open trials and their count are restored from the store, so that
     a new run and a resumed one begin in the same way. price: designs -> what is known of each
     before its training, and why it cannot be trained or None. watch: called after each trial told.
+    fidelities: what the evaluator is told of each rung, where the controller names rungs.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Search:
         watch: Callable[[Trial], None],
         early_stopping: EarlyStopping | None = None,
         deterministic: bool = True,
+        fidelities: Sequence[int] = (),
     ):
         self.price_designs, self.space, self.controller = price, space, controller
         self.reward, self.constraints = reward, constraints
@@ -56,6 +59,7 @@ class Search:
         self.n_trials, self.in_flight, self.seed = n_trials, in_flight, seed
         self.out_of_time = out_of_time
         self.early_stopping, self.deterministic = early_stopping, deterministic
+        self.fidelities = fidelities
         if early_stopping:
             early_stopping.tell(store.trials("told IS NOT NULL"))
         self.n_asked = store.count()
@@ -145,14 +149,16 @@ class Search:
         met: dict[tuple, int] = {}
         for p, (metrics, reason) in zip(proposals, self.price_designs(designs), strict=True):
             id = self.n_asked + len(trials)
+            rung = rung_of(p) if self.fidelities else None
+            metrics = metrics if rung is None else {**metrics, "rung": rung}
             trial = Trial(id, p, trial_seed(self.seed, id), metrics=metrics)
             broken = violations(self.constraints, metrics)
             reason = reason or (broken[0] if broken else None)
-            key = tuple(p.encoding.tolist())
+            key = (*p.encoding.tolist(), rung)
             if reason is not None:
                 trial.status, trial.error = Status.INFEASIBLE, reason
             else:
-                trial.repeats = met.get(key, self.store.same_design(p.encoding))
+                trial.repeats = met.get(key, self.store.same_design(p.encoding, rung))
                 met.setdefault(key, id)
                 if self.early_stopping and trial.repeats is None:
                     trial.metrics = {**metrics, "stop_below": self.early_stopping.limits()}
@@ -167,15 +173,16 @@ class Search:
             trial.metrics = {**trial.metrics, **saved.metrics}
             self.store.finish(trial)
             return
-        self.executor.submit(
-            {
-                "id": trial.id,
-                "kind": "trial",
-                "seed": trial.seed,
-                "choices": self.space.decode(trial.proposal.encoding),
-                "stop_below": trial.metrics.get("stop_below", []),
-            }
-        )
+        task = {
+            "id": trial.id,
+            "kind": "trial",
+            "seed": trial.seed,
+            "choices": self.space.decode(trial.proposal.encoding),
+            "stop_below": trial.metrics.get("stop_below", []),
+        }
+        if self.fidelities:
+            task["fidelity"] = self.fidelities[trial.metrics["rung"]]
+        self.executor.submit(task)
 
     def settle(self, trial: Trial) -> Trial:
         """Wait until the outcome of `trial` is known; others that land meanwhile are recorded."""

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from nas import words
+from nas.fidelities import correlations
 from nas.progress import Progress
 from nas.run import Run
 from nas.store import Store
@@ -28,6 +29,8 @@ def status(path: str | Path) -> list[str]:
             stopped = "json_extract(metrics, '$.stopped_at') IS NOT NULL AND repeats IS NULL"
             counts["of the trained stopped early"] = store.count(stopped)
         n_finals, workers, rate = len(store.finals()), store.workers(), trials_a_second(store)
+        rungs = run.config["fidelities"]["rungs"]
+        agreements = correlations(store.trials(), run.front.needs[0]) if rungs else []
         with Progress(run.config["trials"], run, store, shown=False) as seen:
             best, n_front = seen.best, len(seen.front)
     total = run.config["trials"]
@@ -44,6 +47,9 @@ def status(path: str | Path) -> list[str]:
         lines.append(
             f"best {words.ascii(words.label(name))} so far: {figure}; {n_front} on the front"
         )
+    for each in agreements:
+        name = words.label(run.front.needs[0])
+        lines.append(words.ascii(f"{name}: {words.agreement(each, rungs)}"))
     if rate and holder and n_done < total:
         left = words.ascii(words.duration((total - n_done) / rate))
         lines.append(f"{60 * rate:.3g} trials a minute; {left} left")

@@ -409,11 +409,13 @@ class Store:
         """The trials asked for and not yet told, by id; their outcome may be known already."""
         return self.trials("told IS NULL")
 
-    def same_design(self, encoding: np.ndarray) -> int | None:
-        """The id of the first trial with this encoding that was not itself a repeat."""
+    def same_design(self, encoding: np.ndarray, rung: int | None = None) -> int | None:
+        """The id of the first trial with this encoding, at this rung where there are any, that was
+        not itself a repeat."""
         rows = self.rows(
-            "SELECT id FROM trials WHERE encoding = ? AND repeats IS NULL ORDER BY id LIMIT 1",
-            (dump(encoding.tolist()),),
+            "SELECT id FROM trials WHERE encoding = ? AND repeats IS NULL "
+            "AND json_extract(metrics, '$.rung') IS ? ORDER BY id LIMIT 1",
+            (dump(encoding.tolist()), rung),
         )
         return rows[0][0] if rows else None
 

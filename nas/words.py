@@ -10,11 +10,14 @@ import math
 import re
 import statistics
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from search_spaces.precision import GROUPS, precisions
 from search_spaces.space import Choices
 from search_spaces.training import REFERENCE_BATCH, peak_learning_rate, warmup_share
+
+if TYPE_CHECKING:
+    from nas.fidelities import Correlation
 
 SPACE = "\N{NO-BREAK SPACE}"
 NONE = "\N{EN DASH}"
@@ -127,6 +130,23 @@ def listed(parts: Sequence[str]) -> str:
 def standard_error(share: float, n: int) -> float:
     """Of a share measured on n independent cases."""
     return math.sqrt(share * (1 - share) / n)
+
+
+def agreement(found: Correlation, rungs: Sequence[float]) -> str:
+    """How two rungs of a run's fidelities rank the same designs."""
+    low, high = (rungs[number] for number in found.rungs)
+    over = f"over {count(found.n, 'design')} trained at both"
+    if not known(found.value):
+        return f"rank correlation of {low} with {high}: not known, {over}"
+    return (
+        f"rank correlation of {low} with {high}: {signed(found.value)} "
+        f"[{signed(found.low)}, {signed(found.high)}], {over}"
+    )
+
+
+def signed(value: float) -> str:
+    """A correlation: −0.12."""
+    return f"{value:.2f}".replace("-", MINUS)
 
 
 def ascii(text: str) -> str:

@@ -123,6 +123,14 @@ def test_a_candidate_below_the_limit_ends_there_and_says_so(proxy):
     assert "rungs" not in plain
 
 
+def test_a_longer_fidelity_is_that_many_epochs(proxy):
+    assert proxy.fidelity(6) == 6
+    longer = proxy.evaluate(design(), seed=0, fidelity=4)
+    assert longer["epochs"] == len(longer["curve"]) == 4
+    with pytest.raises(ValueError, match="= 2 up; got 1"):
+        proxy.fidelity(1)
+
+
 def test_finals_are_augmented_as_usual_unless_the_choices_say_otherwise(proxy, monkeypatch,
                                                                         tmp_path):  # fmt: skip
     recipes = []

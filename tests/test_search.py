@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from nas import controllers, reward
+from nas.fidelities import SuccessiveHalving
 from nas.outlook import Priced
 from nas.pricing import price_designs
 from nas.search import Search, SearchError
@@ -53,21 +54,25 @@ class Answers:
 @contextmanager
 def search(path, executor, *, controller="evolution", n_trials=30, constraints=(), space=SPACE,
            in_flight=4, seed=3, objective="mnasnet", watch=lambda trial: None,
-           early_stopping=None):  # fmt: skip
+           early_stopping=None, fidelities=(), reduction=3):  # fmt: skip
     store = Store(path, create=True)
     judge, limits = reward.make(objective), [reward.Constraint.parse(c) for c in constraints]
     named = {*judge.needs, *(limit.metric for limit in limits)}
     outlook = Priced("cell", space, judge, limits)
     outlook.limit = 24  # fewer networks priced for one ask
+    inner = controllers.make(controller, space, seed=seed,
+                             n_objectives=judge.n_objectives, outlook=outlook)  # fmt: skip
+    if fidelities:
+        inner = SuccessiveHalving(inner, n_rungs=len(fidelities), reduction=reduction,
+                                  n_objectives=judge.n_objectives)  # fmt: skip
     yield Search(
         price=partial(price_designs, "cell", named=named), space=space, store=store,
         executor=executor,
         reward=judge,
-        controller=controllers.make(controller, space, seed=seed,
-                                    n_objectives=judge.n_objectives, outlook=outlook),
+        controller=inner,
         constraints=limits,
         n_trials=n_trials, in_flight=in_flight, seed=seed, out_of_time=lambda: False, watch=watch,
-        early_stopping=early_stopping,
+        early_stopping=early_stopping, fidelities=fidelities,
     )  # fmt: skip
     store.close()
 

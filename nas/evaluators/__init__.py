@@ -22,6 +22,8 @@ class Evaluator(Protocol):
     run's `[evaluator]` table.
 
     metrics: what it measures of a trial. final_metrics: what a final training adds, if it has any.
+    One that trains at several fidelities has `fidelity(rung)`: what `evaluate` takes by that name
+    for a rung of the run's `[fidelities]`; ValueError for a rung that it has not.
     """
 
     in_process: bool
@@ -60,6 +62,8 @@ def perform(evaluator: Evaluator, task: dict, checkpoint: Checkpoint | None = No
     given: dict = {"weights": Path(task["weights"])} if is_final else {}
     if task.get("stop_below"):
         given["stop_below"] = task["stop_below"]
+    if "fidelity" in task:
+        given["fidelity"] = task["fidelity"]
     if checkpoint and "checkpoint" in inspect.signature(method).parameters:
         given["checkpoint"] = checkpoint
     try:

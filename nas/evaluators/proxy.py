@@ -221,16 +221,27 @@ class Proxy:
         resolution = trained.network.image[0]
         return trained.score(*self.part(part, resolution, normalization_of(choices)))
 
+    def fidelity(self, rung: int) -> int:
+        """A rung is the epochs of its trainings; the first are those of every candidate."""
+        if isinstance(rung, bool) or not isinstance(rung, int) or rung < self.epochs:
+            raise ValueError(
+                f"fidelities.rungs are whole numbers of epochs, from evaluator.epochs = "
+                f"{self.epochs} up; got {rung!r}"
+            )
+        return rung
+
     def evaluate(
         self,
         choices: Choices,
         *,
         seed: int,
         stop_below: Sequence[tuple[int, float]] = (),
+        fidelity: int | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> Metrics:
         """Validation accuracy and loss of a short training, with its curve and what it took.
 
+        fidelity: its epochs, where they are not those of every candidate.
         stop_below: (epochs, accuracy), after so many of which the training ends unless the
         validation accuracy is that high; then `stopped_at` says so. `rungs` are these accuracies.
         """
@@ -246,7 +257,8 @@ class Proxy:
                 stopped = accuracy < limits[epoch]
             return stopped
 
-        trained = self._fit(choices, seed, "proxy", self.epochs, OFF, stop, checkpoint)
+        n_epochs = fidelity or self.epochs
+        trained = self._fit(choices, seed, "proxy", n_epochs, OFF, stop, checkpoint)
         accuracy, loss = self._scored(trained, choices, "validation")
         epochs = len(trained.curve)
         asked = {"rungs": notes.get("rungs", [])} if limits else {}

@@ -142,6 +142,17 @@ class Table:
         rows = [self.row(choices) for choices in designs]
         return [({name: float(c[row]) for name, c in self.costs.items()}, None) for row in rows]
 
+    def fidelity(self, rung: float) -> int:
+        """A rung is the cost of one of the fidelities, the same for every design."""
+        costs = [np.unique(each.get(COST, np.nan)) for each in self.fidelities]
+        costs = [float(of[0]) if len(of) == 1 else np.nan for of in costs]
+        if rung not in costs:
+            known = ", ".join(f"{cost:g}" for cost in costs if cost == cost) or "of which none has"
+            raise TableError(
+                f"fidelities.rungs are costs of the table's fidelities, {known}; got {rung!r}"
+            )
+        return costs.index(rung)
+
     def evaluate(self, choices: Choices, *, seed: int, fidelity: int = 0) -> Metrics:
         """The metrics of one design at a fidelity, counted from the cheapest; NaN where the table
         is empty. A table has no randomness: the seed changes nothing."""

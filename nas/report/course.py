@@ -10,6 +10,7 @@ from collections import Counter
 import numpy as np
 
 from nas import pareto, words
+from nas.fidelities import correlations
 from nas.report import charts, drawing
 from nas.report.findings import Findings
 from nas.report.page import Html, paragraph, section, table, tag
@@ -26,6 +27,7 @@ def chapter(found: Findings) -> Html:
     return section(
         "The search",
         paragraph(outcomes(found)),
+        *fidelities(found),
         tag("div", metric_chart(found), reward_chart(found), class_="pair"),
         paragraph(time_spent(found)),
         reasons(found),
@@ -53,6 +55,22 @@ def outcomes(found: Findings) -> str:
     parts = [words.count(*each) for each in counts if each[0]]
     total = words.count(len(found.trials), "proposal")
     return f"Of {total} by the controller “{controller}”, {words.listed(parts)}."
+
+
+def fidelities(found: Findings) -> list[Html]:
+    """How many designs were trained at each length, and how well the lengths agree."""
+    settings, name = found.run.config["fidelities"], found.run.front.needs[0]
+    if not settings["rungs"]:
+        return []
+    counts = Counter(trial.metrics["rung"] for trial in found.trained)
+    told = [f"{counts[i]} at {rung}" for i, rung in enumerate(settings["rungs"])]
+    text = (
+        f"Trainings of several lengths: {words.listed(told)}; the best of each "
+        f"{settings['reduction']} went on to the next."
+    )
+    agreements = [words.agreement(c, settings["rungs"]) for c in correlations(found.trials, name)]
+    told = [f"Of {words.label(name)}, {each}." for each in agreements]
+    return [paragraph(" ".join([text, *told]))]
 
 
 def metric_chart(found: Findings) -> Html:
