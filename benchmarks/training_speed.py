@@ -19,8 +19,8 @@ ranking   how well the proxies rank NAS-Bench-201: see benchmarks/proxy_ranking.
 
 Peers train the float network, ours with its quantizers at the bits drawn. Each peer has the best of
 its settings, found beforehand on three candidates at each resolution: steps per execution of 1 or
-16, and Keras's mixed bfloat16 (KerasTuner has Optuna's: both train by fit); no XLA, which loses on a
-CPU; tf.data without its autotuning, which stalls. Everything from the first candidate's start to
+16, and Keras's mixed bfloat16 (KerasTuner has Optuna's: both train by fit); no XLA, which loses on
+a CPU; tf.data without its autotuning, which stalls. Everything from the first candidate's start to
 the last one's score counts; imports and loading the data do not.
 """
 
