@@ -1,12 +1,15 @@
 """How many trainings each way of searching needs, on the table of all NAS-Bench-201 cells.
 
-    python benchmarks/search_efficiency.py [--table ../shared/data/nas_bench_201.csv.gz] [--quick]
+    python benchmarks/search_efficiency.py [--table ../shared/data/nas_bench_201.csv.gz]
+        [--quick] [--workers 2] [--cache FILE] [--tasks ...] [--methods ...]
 
 Every method asks for one cell at a time and is told its table row; a cell that it asks for again is
 told for nothing, so that budgets count different cells. Means over seeds 0, 1, ... and their
 standard errors. Our controllers run with their defaults (evolution and REINFORCE with the values
-found best on small tables), the others with the settings written beside them; no setting was
-chosen on the seeds or the devices reported but for those of the peers, which had the choice.
+found best on small tables), the others with the settings written beside them. No setting of ours
+was chosen on the seeds reported; where the surrogate cuts off bad accuracies under several goals,
+and when a search has settled, were chosen on seeds from 1000, on the same table and devices.
+With --cache, each search that ends is a line of JSON in that file, and is not run again.
 
 Tasks:
   cifar10        12-epoch validation accuracy is told; scored by the 200-epoch test accuracy of the
@@ -18,6 +21,8 @@ Tasks:
                  of the true front, above an accuracy of 50 % and below the largest latency. The
                  surrogate is handed the latency, which is a function and no observation; the
                  others, which cannot take it, are told it
+  ask            CPU time of one `ask` of the surrogate after 1,000 and 10,000 trials on a space of
+                 60 decisions: one objective; two, both unknown; accuracy and two known costs
 """
 
 from __future__ import annotations
@@ -25,32 +30,38 @@ from __future__ import annotations
 import argparse
 import bisect
 import csv
+import functools
 import gzip
+import json
 import re
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from nas.controllers import make
 from nas.controllers.outlook import Unknown
 from nas.pareto import hypervolume
-from nas.trial import Status, Trial
+from nas.trial import Proposal, Status, Trial
 from search_spaces import Space, cell
+from search_spaces.space import Decision
 
-BUDGETS = (30, 50, 100)
+BUDGETS = (30, 50, 100, 150)
 SPACE = Space(cell.SPACE.decisions[: len(cell.EDGES)])
 OPS = {"none": "none", "skip_connect": "skip", "avg_pool_3x3": "avg_pool_3x3"} | {
     f"nor_conv_{k}x{k}": f"conv_{k}x{k}" for k in (1, 3)
 }
 N_DESIGNS = 15_625
 LONG = 200 / 12  # the cost of a long training, in short ones
-N_PROMOTED = 2  # of at most five: what two cost leaves two thirds of a budget of 100
+MAX_PROMOTED = 5
+PATIENCE = 20  # queries without a better cell, after which a search has settled
 PLACES = 5 ** np.arange(len(cell.EDGES))[::-1]
-REPEATS = 5000  # cells asked for again in a row, after which a method has settled
+REPEATS = 500  # cells asked for again in a row, after which a method has settled
 
 
 class Table:
@@ -86,6 +97,7 @@ class Cells(Unknown):
     def __init__(self, costs: np.ndarray | None = None):
         super().__init__(1, len(SPACE))
         self.costs = np.zeros((N_DESIGNS, 0)) if costs is None else costs
+        self.sources = np.array([0] + [-1] * self.costs.shape[1])
 
     def features(self, encodings: np.ndarray) -> list[np.ndarray]:
         return cell.features(SPACE, encodings)
@@ -239,9 +251,19 @@ METHODS: dict[str, Method] = {
     "KerasTuner Bayesian": keras_tuner_bayesian,
     "surrogate": ours("surrogate"),
 }
-SLOW = ("Optuna GP", "KerasTuner Bayesian")  # take a second a query: fewer seeds
+SLOW = ("Optuna GP", "KerasTuner Bayesian")  # fewer seeds, fewer queries
 ONE_OBJECTIVE = ("policy_gradient, REINFORCE", "policy_gradient, PPO", "tunas")
-FRONT_PEERS = ("random", "nsga2 (20)", "Optuna NSGA-II (20)", "pymoo NSGA-II (20)")
+NSGA2 = ("nsga2 (20)", "Optuna NSGA-II (20)", "pymoo NSGA-II (20)")
+
+
+class Search(NamedTuple):
+    """One search of the comparison. device: of a front, else ""."""
+
+    task: str
+    device: str
+    method: str
+    seed: int
+    n: int  # different queries
 
 
 def different(rows: Iterator[int], n: int) -> np.ndarray:
@@ -256,100 +278,169 @@ def different(rows: Iterator[int], n: int) -> np.ndarray:
     raise AssertionError("methods ask without end")
 
 
-def picks(told: np.ndarray, score: np.ndarray, rows: np.ndarray) -> list[float]:
-    """The score of the best cell told, after each budget."""
-    return [float(score[rows[:n][told[rows[:n]].argmax()]]) for n in BUDGETS]
+def pick(told: np.ndarray, score: np.ndarray, rows: np.ndarray, budget: int) -> float:
+    """The score of the best cell told within the budget."""
+    return float(score[rows[:budget][told[rows[:budget]].argmax()]])
 
 
-def promoted(told: np.ndarray, score: np.ndarray, rows: np.ndarray) -> list[float]:
-    """The best score of the few best cells told, queries and long trainings within the budget."""
-    found = []
-    for budget in BUDGETS:
-        n_long = min(N_PROMOTED, int((budget - 10) // LONG))
+def promoted(told: np.ndarray, score: np.ndarray, rows: np.ndarray, budget: int) -> float:
+    """The best score of the few best cells told, queries and long trainings within the budget.
+
+    As many are promoted as half of the budget pays for, once the search has settled; until then it
+    goes on, at the cost of one promotion after another but the last."""
+    n_long = max(min(MAX_PROMOTED, int(budget / 2 / LONG)), 1)
+    while True:
         asked = rows[: int(budget - n_long * LONG)]
-        best = asked[np.argsort(-told[asked], kind="stable")[:n_long]]
-        found.append(float(score[best].max()))
+        if n_long == 1 or len(asked) - 1 - told[asked].argmax() >= PATIENCE:
+            best = asked[np.argsort(-told[asked], kind="stable")[:n_long]]
+            return float(score[best].max())
+        n_long -= 1
+
+
+# -- running the searches --------------------------------------------------------------------------
+
+
+@functools.cache
+def table_of(path: Path) -> Table:
+    return Table(path)
+
+
+def problem(table: Table, search: Search) -> tuple[np.ndarray, np.ndarray]:
+    """(objectives [designs, m], which of them are usable [designs]) of a search."""
+    if search.task != "front":
+        told = {"cifar10": "cifar10_val12", "promotion": "cifar100_val12"}
+        column = table[told.get(search.task, "cifar100_test200")]
+        return column[:, None], np.ones(N_DESIGNS, bool)
+    latency = table[search.device]
+    # pixel3 has a few impossible minima, which stand alone far below the rest
+    usable = latency > 0.2 * np.quantile(latency, 0.01)
+    return np.column_stack([np.where(usable, table["cifar100_test200"], 0), -latency]), usable
+
+
+def execute(path: Path, search: Search) -> tuple[list[int], float]:
+    """(the different rows asked for, CPU seconds) of one search."""
+    warnings.filterwarnings("ignore")
+    begun = time.process_time()
+    objectives, _ = problem(table_of(path), search)
+    known = search.task == "front" and search.method == "surrogate"
+    costs = -objectives[:, 1:] if known else None
+    rows = different(METHODS[search.method](objectives, costs, search.seed), search.n)
+    return rows.tolist(), time.process_time() - begun
+
+
+def run(searches: list[Search], path: Path, workers: int, cache: Path | None) -> dict:
+    """Search -> its rows [n], from the cache where it has them; what ends is added to it."""
+    found: dict[Search, np.ndarray] = {}
+    if cache is not None and cache.exists():
+        for line in cache.read_text("utf-8").splitlines():
+            if line.endswith("}"):  # else cut off when the last one was stopped
+                record = json.loads(line)
+                found[Search(*record["search"])] = np.array(record["rows"])
+    missing = [search for search in searches if search not in found]
+    with ProcessPoolExecutor(workers) as executor:
+        futures = {executor.submit(execute, path, search): search for search in missing}
+        for future in as_completed(futures):
+            search, (rows, cpu_s) = futures[future], future.result()
+            found[search] = np.array(rows)
+            if cache is not None:
+                record = {"search": search, "rows": rows, "cpu_s": round(cpu_s, 3)}
+                with open(cache, "a", encoding="utf-8") as file:
+                    file.write("\n" + json.dumps(record))
+    return {search: found[search] for search in searches}
+
+
+def searches_of(task: str, table: Table, arguments) -> list[Search]:
+    fronts = task == "front"
+    found = []
+    for method in arguments.methods:
+        if fronts and method in ONE_OBJECTIVE:
+            continue
+        n, n_seeds = BUDGETS[-1], arguments.front_seeds if fronts else arguments.seeds
+        if method in SLOW:
+            n, n_seeds = arguments.slow_queries, min(n_seeds, arguments.slow_seeds)
+        elif fronts and method in NSGA2:
+            n = max(n, arguments.front_queries)
+        devices = table.devices[: arguments.devices] if fronts else [""]
+        for device in devices[:1] if fronts and method in SLOW else devices:
+            found += [Search(task, device, method, seed, n) for seed in range(n_seeds)]
     return found
 
 
-def show(title: str, scores: dict[str, list[list[float]]], columns) -> None:
-    print(f"\n{title}\n{'method':32s}{'seeds':>6s}" + "".join(f"{c:>16}" for c in columns))
-    for name, rows in scores.items():
-        values = np.array(rows)
-        errors = values.std(axis=0, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0
-        cells = zip(values.mean(axis=0), np.broadcast_to(errors, values.shape[1:]), strict=True)
-        figures = "".join(f"{mean:9.3f} ±{error:5.3f}" for mean, error in cells)
-        print(f"{name:32s}{len(values):6d}{figures}", flush=True)
+# -- what came of them -----------------------------------------------------------------------------
+
+TITLES = {
+    "cifar10": "CIFAR-10, 12 epochs told: test accuracy of the pick",
+    "cifar100": "CIFAR-100 by its test accuracy",
+    "promotion": "CIFAR-100, 12 epochs told, the best few promoted",
+    "front": "CIFAR-100 accuracy and latency: share of the hypervolume, over devices and seeds",
+}
 
 
-def seeds_of(name: str, arguments) -> range:
-    return range(min(arguments.slow_seeds, arguments.seeds) if name in SLOW else arguments.seeds)
-
-
-def accuracy_tasks(table: Table, arguments) -> None:
-    short10, long10 = table["cifar10_val12"], table["cifar10_test200"]
-    short100, long100 = table["cifar100_val12"], table["cifar100_test200"]
-    tasks = (
-        ("cifar10", "CIFAR-10, 12 epochs told: test accuracy of the pick", short10, long10, picks),
-        ("cifar100", "CIFAR-100 by its test accuracy", long100, long100, picks),
-        (
-            "promotion",
-            f"CIFAR-100, 12 epochs told, the best {N_PROMOTED} (1 of 30) promoted",
-            short100,
-            long100,
-            promoted,
-        ),
-    )
-    for key, title, told, score, judge in tasks:
-        if key not in arguments.tasks:
-            continue
-        scores = {
-            name: [
-                judge(told, score, different(METHODS[name](told[:, None], None, seed), BUDGETS[-1]))
-                for seed in seeds_of(name, arguments)
-            ]
-            for name in arguments.methods
-        }
-        show(f"{title} (optimum {score.max():.2f})", scores, [f"{n} queries" for n in BUDGETS])
-
-
-def front_task(table: Table, arguments) -> None:
-    """Each device; then queries until .95 of the hypervolume, ours against NSGA-II."""
-    accuracy = table["cifar100_test200"]
-    names = [name for name in arguments.methods if name not in ONE_OBJECTIVE]
-    shares = {name: [] for name in names}
-    needed = {name: [] for name in names}
-    for device in table.devices[: arguments.devices]:
-        latency = table[device]
-        # pixel3 has a few impossible minima, which stand alone far below the rest
-        usable = latency > 0.2 * np.quantile(latency, 0.01)
-        objectives = np.column_stack([np.where(usable, accuracy, 0), -latency])
-        reference = np.array([50.0, -latency[usable].max()])
+def judge(table: Table, search: Search, rows: np.ndarray) -> list[float]:
+    """The score of a search after each budget that it had."""
+    objectives, usable = problem(table, search)
+    budgets = [n for n in BUDGETS if n <= search.n]
+    if search.task == "front":
+        reference = reference_of(objectives[usable])
         whole = hypervolume(objectives[usable], reference)
-        by_name = {}
-        for name in names:
-            by_name[name] = []
-            for seed in range(arguments.front_seeds):
-                costs = latency[:, None] if name == "surrogate" else None
-                limit = arguments.front_queries if name in FRONT_PEERS else BUDGETS[-1]
-                rows = different(METHODS[name](objectives, costs, seed), limit)
-                course = [
-                    hypervolume(objectives[rows[:n]][usable[rows[:n]]], reference) / whole
-                    for n in BUDGETS
-                ]
-                by_name[name].append(course)
-                needed[name].append(
-                    queries_until(0.95 * whole, objectives, usable, rows, reference)
-                )
-            shares[name] += by_name[name]
-        show(device, by_name, [f"{n} queries" for n in BUDGETS])
-    show("front, mean over devices and seeds", shares, [f"{n} queries" for n in BUDGETS])
-    print(
-        "\nqueries until .95 of the hypervolume, mean over devices and seeds (+: not all reached)"
-    )
+        parts = [rows[:n][usable[rows[:n]]] for n in budgets]
+        return [hypervolume(objectives[part], reference) / whole for part in parts]
+    score = table["cifar10_test200" if search.task == "cifar10" else "cifar100_test200"]
+    judged = promoted if search.task == "promotion" else pick
+    return [judged(objectives[:, 0], score, rows, n) for n in budgets]
+
+
+def reference_of(objectives: np.ndarray) -> np.ndarray:
+    return np.array([50.0, objectives[:, 1].min()])
+
+
+def show(task: str, table: Table, found: dict[Search, np.ndarray]) -> None:
+    """Means and standard errors after each budget, and whom ours is ahead of."""
+    scores: dict[str, list[list[float]]] = {}
+    for search, rows in found.items():
+        scores.setdefault(search.method, []).append(judge(table, search, rows))
+    best = f" (optimum {problem(table, next(iter(found)))[0].max():.2f})"
+    heads = "".join(f"{f'{n} queries':>17s}" for n in BUDGETS)
+    print(f"\n{TITLES[task]}{best if task == 'cifar100' else ''}")
+    print(f"{'method':32s}{'runs':>5s}{heads}   ours ahead after")
+    summaries = {
+        name: [summary(column) for column in zip(*rows, strict=True)]
+        for name, rows in scores.items()
+    }
+    ours = summaries.get("surrogate")
+    for name, figures in summaries.items():
+        cells = "".join(f"{mean:10.3f} ±{error:5.3f}" for mean, error in figures)
+        verdict = ""
+        if ours and name != "surrogate":
+            ahead = [n for n, a, b in zip(BUDGETS, ours, figures, strict=False) if a[0] > b[0]]
+            verdict = "all" if len(ahead) == len(figures) else ", ".join(map(str, ahead)) or "none"
+        print(
+            f"{name:32s}{len(scores[name]):5d}{cells:{17 * len(BUDGETS)}s}   {verdict}", flush=True
+        )
+
+
+def summary(values) -> tuple[float, float]:
+    """(mean, its standard error)."""
+    values = np.array(values)
+    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
+    return float(values.mean()), float(error)
+
+
+def show_needed(table: Table, found: dict[Search, np.ndarray]) -> None:
+    """Queries until .95 of the hypervolume."""
+    needed: dict[str, list[int]] = {}
+    for search, rows in found.items():
+        objectives, usable = problem(table, search)
+        reference = reference_of(objectives[usable])
+        volume = 0.95 * hypervolume(objectives[usable], reference)
+        count = queries_until(volume, objectives, usable, rows, reference)
+        needed.setdefault(search.method, []).append(count)
+    print("\nqueries until .95 of the hypervolume, mean (> : those that never did, at their last)")
+    ours = np.abs(needed["surrogate"]).mean() if "surrogate" in needed else np.nan
     for name, counts in needed.items():
         counts = np.array(counts)
-        print(f"{name:32s}{np.abs(counts).mean():8.0f}{'+' if (counts < 0).any() else ''}")
+        mean, sign = np.abs(counts).mean(), ">" if (counts < 0).any() else " "
+        print(f"{name:32s}{sign}{mean:6.0f}{mean / ours:8.1f} times ours")
 
 
 def queries_until(volume, objectives, usable, rows, reference) -> int:
@@ -363,17 +454,73 @@ def queries_until(volume, objectives, usable, rows, reference) -> int:
     return 1 + bisect.bisect_left(range(1, len(rows) + 1), True, key=reached)
 
 
+# -- the time of one ask ---------------------------------------------------------------------------
+
+
+class Costed(Unknown):
+    """One unknown objective and two known costs of each design."""
+
+    def __init__(self, worth: np.ndarray):
+        super().__init__(1, len(worth))
+        self.worth, self.sources = worth, np.array([0, -1, -1])
+
+    def measured(self, trials, objectives: np.ndarray) -> np.ndarray:
+        return objectives[:, :1]
+
+    def variants(self, encodings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        costs = self.worth[np.arange(len(self.worth)), encodings].sum(axis=1)
+        return encodings[:, None], costs[:, None]
+
+    def objectives(self, measured: np.ndarray, known: np.ndarray) -> np.ndarray:
+        shape = (*known.shape[:-1], 1)
+        return np.concatenate([np.broadcast_to(measured, shape), -known], axis=-1)
+
+
+def ask_task() -> None:
+    space = Space([Decision(f"d{i}", (1, 2, 4, 8) if i % 2 else tuple("abcd")) for i in range(60)])
+    rng = np.random.default_rng(0)
+    worth = rng.normal(size=(60, 4, 3))
+    print("\nCPU ms of one ask, median of 9 (and with hyperparameters fitted anew); 60 decisions")
+    outlooks = {
+        "one objective": Unknown(1, 60),
+        "two unknown objectives": Unknown(2, 60),
+        "one unknown, two known costs": Costed(worth[..., 1:]),
+    }
+    for n_trials in (1_000, 10_000):
+        for title, outlook in outlooks.items():
+            m = len(outlook.sources)
+            controller = make("surrogate", space, seed=0, n_objectives=m, outlook=outlook)
+            encodings = space.sample(n_trials, rng)
+            objectives = worth[np.arange(60), encodings].sum(axis=1) * [1, -1, -1]
+            trials = [Trial(0, Proposal(row), 0, Status.COMPLETE) for row in encodings]
+            controller.tell(trials, objectives[:, :m])
+            times = []
+            for _ in range(10):
+                begun = time.process_time()
+                [proposal] = controller.ask(1)
+                times.append(1e3 * (time.process_time() - begun))
+                controller.tell([Trial(0, proposal, 0, Status.COMPLETE)], objectives[:1, :m])
+            print(
+                f"{n_trials:7,} trials, {title:32s}{np.median(times[1:]):6.0f} ({times[0]:.0f})",
+                flush=True,
+            )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     default = Path(__file__).parents[1] / "../shared/data/nas_bench_201.csv.gz"
+    tasks = [*TITLES, "ask"]
     parser.add_argument("--table", type=Path, default=default)
     parser.add_argument("--seeds", type=int, default=50)
-    parser.add_argument("--slow-seeds", type=int, default=10, help=f"of {', '.join(SLOW)}")
+    parser.add_argument("--slow-seeds", type=int, default=3, help=f"of {', '.join(SLOW)}")
+    parser.add_argument("--slow-queries", type=int, default=50, help="of those; a budget")
     parser.add_argument("--front-seeds", type=int, default=4, help="on each device")
     parser.add_argument("--front-queries", type=int, default=500, help="at most, of NSGA-II")
-    parser.add_argument("--devices", type=int, default=13)
-    parser.add_argument("--tasks", nargs="+", default=["cifar10", "cifar100", "promotion", "front"])
+    parser.add_argument("--devices", type=int, default=13, help="slow methods see the first")
+    parser.add_argument("--tasks", nargs="+", default=tasks, choices=tasks)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--cache", type=Path, help="JSON lines; searches in it are not run again")
     parser.add_argument("--quick", action="store_true", help="3 seeds, 2 devices, no slow method")
     arguments = parser.parse_args()
     if not arguments.table.is_file():
@@ -382,13 +529,16 @@ def main() -> None:
     if arguments.quick:
         arguments.seeds, arguments.front_seeds, arguments.devices = 3, 1, 2
         arguments.methods = [name for name in arguments.methods if name not in SLOW]
-    warnings.filterwarnings("ignore")
-    begun = time.process_time()
-    table = Table(arguments.table)
-    accuracy_tasks(table, arguments)
-    if "front" in arguments.tasks:
-        front_task(table, arguments)
-    print(f"\n{time.process_time() - begun:.0f} CPU seconds")
+    table = table_of(arguments.table)
+    for task in arguments.tasks:
+        if task == "ask":
+            ask_task()
+            continue
+        searches = searches_of(task, table, arguments)
+        found = run(searches, arguments.table, arguments.workers, arguments.cache)
+        show(task, table, found)
+        if task == "front":
+            show_needed(table, found)
 
 
 if __name__ == "__main__":

@@ -180,7 +180,11 @@ def main(arguments: list[str] | None = None) -> None:
     except (ValueError, RuntimeError, OSError) as error:
         if options.debug:
             raise
+        from nas.run_dir import is_full
+
         text = " ".join(str(error).split()) or type(error).__name__
+        if is_full(error):
+            text = f"nothing more can be written ({text}): make room and go on"
         print(f"nas: {text}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ValueError) else 1)
 

@@ -4,7 +4,7 @@ preset, trials, seed, workers, in_flight, hours, constraints, deterministic
 [space]       network = "cell", accelerators = "systolic", and decision = value or [values] to
               narrow it; network = "table" where the evaluator is a table, whose space it is
 [evaluator]   name = "proxy", and its options
-[controller]  name = "evolution", and its options
+[controller]  name = "surrogate", and its options
 [reward]      name = "mnasnet", and its options
 [early_stopping]  epochs: after so many, candidates go on that are among the best 1/reduction
 [fidelities]  rungs: what trainings cost, ascending, as epochs; the best 1/reduction of each are
@@ -29,7 +29,7 @@ from nas import cluster, controllers, evaluators, reward
 from nas.early_stopping import EarlyStopping
 from nas.executor import Limits
 from nas.fidelities import SuccessiveHalving
-from nas.outlook import Priced, Tabled
+from nas.outlook import Priced, Tabled, named
 from nas.pricing import price_designs
 from nas.run_dir import RunError
 from nas.table import look_up, options
@@ -47,7 +47,7 @@ DEFAULTS: dict[str, Any] = {
     "constraints": [],
     "space": {"network": "cell"},
     "evaluator": {"name": "proxy"},
-    "controller": {"name": "evolution"},
+    "controller": {"name": "surrogate"},
     "reward": {"name": "mnasnet"},
     "early_stopping": {"reduction": 3, "epochs": []},  # off without epochs
     "fidelities": {"reduction": 3, "rungs": []},  # off without rungs
@@ -260,9 +260,8 @@ def make_price(config: dict) -> Callable[[Sequence[Choices]], list[tuple[Metrics
     """Designs -> what is known of each before it is evaluated, and why it cannot be, or None."""
     if not is_priced(config):
         return make_evaluator(config).price
-    constrained = {constraint.metric for constraint in make_constraints(config)}
-    named = constrained.union(make_reward(config).needs)
-    return functools.partial(price_designs, config["space"]["network"], named=named)
+    metrics = named(make_reward(config), make_constraints(config))
+    return functools.partial(price_designs, config["space"]["network"], named=metrics)
 
 
 def metrics(config: dict) -> tuple[str, ...]:
@@ -302,16 +301,17 @@ def make_controller(config: dict):
 
 
 def make_outlook(config: dict) -> Priced | Tabled | None:
-    """What is known without training; nothing to tell apart where the reward is of costs alone."""
+    """What is known without training; nothing to tell apart where the reward and the constraints
+    are of costs alone."""
     space, reward, constraints = make_space(config), make_reward(config), make_constraints(config)
     if is_priced(config):
-        if set(reward.needs).isdisjoint(TRAINING_METRICS):
+        if named(reward, constraints).isdisjoint(TRAINING_METRICS):
             return None
         return Priced(config["space"]["network"], space, reward, constraints)
     table = make_evaluator(config)
     return (
         None
-        if table.costs.keys() >= set(reward.needs)
+        if table.costs.keys() >= named(reward, constraints)
         else Tabled(table, space, reward, constraints)
     )
 

@@ -93,10 +93,10 @@ class KerasTeacher:
     normalization = "pixels"
 
     def __init__(self, path: str):
-        import keras
-
         if not path.endswith(".keras"):  # other formats can hold code
             raise ValueError(f"evaluator.teacher takes a file that ends in .keras; got '{path}'")
+        import keras
+
         try:
             self.model = keras.models.load_model(path, compile=False, safe_mode=True)
         except (OSError, ValueError, TypeError) as error:

@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from nas.controllers.expected_improvement import Scalarization
+from nas.controllers.outlook import unbounded
 from nas.evaluators.table import Table
 from nas.pricing import price_grid
 from nas.reward import Reward
@@ -28,22 +29,46 @@ N_NETWORKS = 12  # random ones that it is drawn up for
 ACCURACY = 0.5  # that they are taken to have
 
 
+def named(reward: Reward, constraints: Sequence) -> set[str]:
+    """The metrics that a search is for."""
+    return {*reward.needs, *(constraint.metric for constraint in constraints)}
+
+
 class OfReward:
-    """What outlooks share: the metrics of the reward are unknown, or known beforehand (costs)."""
+    """What outlooks share: metrics are unknown, or known beforehand (costs).
+
+    unknown: of the metrics that the reward and the constraints name, those that training measures.
+    """
 
     def __init__(self, reward: Reward, constraints: Sequence, unknown: Collection[str]):
         self.reward, self.constraints = reward, constraints
-        self.unknown = [name for name in reward.needs if name in unknown]
+        limits = {c.metric: c for c in constraints}
+        metrics = dict.fromkeys([*reward.needs, *limits])
+        self.unknown = [name for name in metrics if name in unknown]
         self.costs = [name for name in reward.needs if name not in unknown]
         if not self.unknown:
             raise ValueError(
                 f"the reward needs only {', '.join(reward.needs)}, which no training measures; "
-                "add accuracy to its objectives"
+                "add accuracy to its objectives, or a constraint on it"
             )
         self.n_measured = len(self.unknown)
-        self.signs = np.array(
-            [-1.0 if f"-{name}" in reward.goals else 1.0 for name in self.unknown]
+        lowered = {goal.removeprefix("-") for goal in reward.goals if goal.startswith("-")}
+        lowered |= {
+            name for name, c in limits.items() if name not in reward.needs and c.sense == "<="
+        }
+        self.signs = np.array([-1.0 if name in lowered else 1.0 for name in self.unknown])
+        self.sources = np.array(
+            [self.unknown.index(name) if name in self.unknown else -1 for name in reward.needs]
         )
+        self.bounds = unbounded(self.n_measured)
+        for constraint in constraints:
+            if constraint.metric in self.unknown:
+                j = self.unknown.index(constraint.metric)
+                bound = constraint.bound * self.signs[j]
+                if (constraint.sense == ">=") == (self.signs[j] > 0):
+                    self.bounds[j, 0] = max(self.bounds[j, 0], bound)
+                else:
+                    self.bounds[j, 1] = min(self.bounds[j, 1], bound)
 
     def measured(self, trials: Sequence[Trial], objectives: np.ndarray) -> np.ndarray:
         rows = [[trial.metrics.get(name, np.nan) for name in self.unknown] for trial in trials]
@@ -71,7 +96,7 @@ class Tabled(OfReward):
     limit = 0
 
     def __init__(self, table: Table, space: Space, reward: Reward, constraints: Sequence):
-        super().__init__(reward, constraints, set(reward.needs) - table.costs.keys())
+        super().__init__(reward, constraints, named(reward, constraints) - table.costs.keys())
         self.table, self.space = table, space
         self.columns = np.arange(len(space))
 
@@ -99,7 +124,7 @@ class Priced(OfReward):
     def __init__(self, family: str, space: Space, reward: Reward, constraints: Sequence):
         super().__init__(reward, constraints, TRAINING_METRICS)
         self.family, self.space = family, space
-        self.named = {*reward.needs, *(constraint.metric for constraint in constraints)}
+        self.named = named(reward, constraints)
         names = space.names
         self.columns = np.array([i for i, n in enumerate(names) if not n.startswith(UNTRAINED)])
         self.hardware = np.array([i for i, n in enumerate(names) if n.startswith("hw.")])

@@ -11,6 +11,7 @@ from bisect import bisect_left
 import numpy as np
 
 BLOCK = 64  # points of `_filter` between two clearings of what they dominate
+N_PIVOTS = 8  # good points, by which most of many others are left out
 
 
 def front(objectives: np.ndarray) -> np.ndarray:
@@ -25,8 +26,20 @@ def front(objectives: np.ndarray) -> np.ndarray:
     rows = np.flatnonzero(~np.isnan(objectives).any(axis=1))
     if len(rows):
         on_front = _sweep if objectives.shape[1] <= 3 else _filter
+        rows = rows[_hopeful(objectives[rows])]
         mask[rows] = on_front(objectives[rows])
     return mask
+
+
+def _hopeful(points: np.ndarray) -> np.ndarray:
+    """Rows of points [n, m] without NaN that a few good ones do not dominate: int [.]."""
+    rows = np.arange(len(points))
+    spread = np.ptp(points, axis=0)
+    sums = (points / np.where(spread > 0, spread, 1)).sum(axis=1)
+    for pivot in points[np.argsort(-sums)[: min(N_PIVOTS, len(points) // BLOCK)]]:
+        left = points[rows]
+        rows = rows[(left > pivot).any(axis=1) | (left == pivot).all(axis=1)]
+    return rows
 
 
 def ranks(objectives: np.ndarray) -> np.ndarray:

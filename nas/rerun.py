@@ -8,6 +8,7 @@ from typing import Any
 
 from nas import config as configuration
 from nas.run import Run, make_executor
+from nas.search import task_of
 from nas.trial import Status
 
 # of the machine and its load, not of the candidate
@@ -23,18 +24,9 @@ def rerun(path: str | Path, id: int) -> tuple[list[list[str]], bool]:
         raise ValueError(f"trial {id} is {trial.status}: there is no training to compare with")
     if trial.repeats is not None:
         raise ValueError(f"trial {id} repeats trial {trial.repeats}; train that one again")
-    task = {
-        "id": id,
-        "kind": "rerun",
-        "seed": trial.seed,
-        "choices": run.space.decode(trial.proposal.encoding),
-        "stop_below": trial.metrics.get("stop_below", []),
-    }
     fidelities = configuration.make_fidelities(run.config)
-    if fidelities:
-        task["fidelity"] = fidelities[trial.metrics["rung"]]
     with make_executor(run, n_workers=1) as executor:
-        executor.submit(task)
+        executor.submit(task_of(trial, run.space, fidelities, kind="rerun"))
         result = executor.wait()
     if "error" in result:
         raise RuntimeError(f"trial {id} failed this time: {result['error']}")

@@ -25,6 +25,20 @@ class SearchError(RuntimeError):
     """The search cannot go on; everything so far is kept."""
 
 
+def task_of(
+    trial: Trial, space: Space, fidelities: Sequence[int] = (), kind: str = "trial"
+) -> dict:
+    """What an executor is told of a trial."""
+    task = {
+        "id": trial.id,
+        "kind": kind,
+        "seed": trial.seed,
+        "choices": space.decode(trial.proposal.encoding),
+        "stop_below": trial.metrics.get("stop_below", []),
+    }
+    return task | ({"fidelity": fidelities[trial.metrics["rung"]]} if fidelities else {})
+
+
 class Search:
     """One run of the loop over an open store.
 
@@ -173,16 +187,7 @@ class Search:
             trial.metrics = {**trial.metrics, **saved.metrics}
             self.store.finish(trial)
             return
-        task = {
-            "id": trial.id,
-            "kind": "trial",
-            "seed": trial.seed,
-            "choices": self.space.decode(trial.proposal.encoding),
-            "stop_below": trial.metrics.get("stop_below", []),
-        }
-        if self.fidelities:
-            task["fidelity"] = self.fidelities[trial.metrics["rung"]]
-        self.executor.submit(task)
+        self.executor.submit(task_of(trial, self.space, self.fidelities))
 
     def settle(self, trial: Trial) -> Trial:
         """Wait until the outcome of `trial` is known; others that land meanwhile are recorded."""

@@ -9,6 +9,7 @@ are.
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -49,7 +50,7 @@ class Decision:
                 f"got {self.values!r}"
             )
 
-    @property
+    @functools.cached_property
     def ordered(self) -> bool:
         """Whether the values are numbers, so that neighbouring indices are neighbouring values."""
         return all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in self.values)

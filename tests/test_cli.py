@@ -48,8 +48,8 @@ MISTAKES = [
     (["quickstart", "--set", "seed=1.5"], "seed must be a whole number; got 1.5"),
     (["quickstart", "--set", "trials"], "--set takes key=value, got 'trials'"),
     (["quickstart", "--set", "controller.name=evolutoin"], "did you mean 'evolution'?"),
-    (["quickstart", "--set", "controller.populaton=9"], "did you mean 'population'?"),
-    (["quickstart", "--set", "controller.population=ten"], "expected a whole number"),
+    (["quickstart", "--set", "controller.strat=9"], "did you mean 'start'?"),
+    (["quickstart", "--set", "controller.start=ten"], "expected a whole number"),
     (["quickstart", "--set", "reward.name=mnas"], "did you mean 'mnasnet'?"),
     (["quickstart", "--set", "reward.targets={latency=1.0}"], "unknown metric 'latency'"),
     (["quickstart", "--set", "evaluator.epochs=0"], "evaluator.epochs is 0"),
@@ -129,11 +129,11 @@ def test_settings_are_merged_in_order(here):
 
 def test_another_name_drops_the_options_of_the_one_before():
     table = config.read("quickstart")
-    assert "population" in table["controller"]
+    config.assign(table, "controller.start=5")
     config.assign(table, "controller.name=policy_gradient")
     config.assign(table, "controller.units=32")
     whole = config.complete(table)
-    assert whole["controller"]["name"] == "policy_gradient" and whole["controller"]["units"] == 32
+    assert whole["controller"]["units"] == 32 and "start" not in whole["controller"]
     config.override(table, "reward", {"name": "pareto", "objectives": ["accuracy", "-area_mm2"]})
     assert config.make_reward(config.complete({**table, "controller": {"name": "random"}})).names
 

@@ -20,7 +20,7 @@ from test_table import command, settings, toml, write
 from test_table import rows as table_rows
 
 import nas
-from nas import checkpoint, evaluators, executor, run_dir
+from nas import checkpoint, config, evaluators, executor, run_dir
 from nas.controllers import shared
 from nas.executor import ExecutorError, Limits, LocalExecutor
 from nas.repair import repair
@@ -259,10 +259,10 @@ main(sys.argv[2:])
 
 def test_a_full_disk_stops_a_run_which_goes_on_when_there_is_room(whole, tmp_path):
     """No file may grow past a size: writing fails as it does where the disk is full."""
-    path, config = tmp_path / "r", whole.parent / "own.toml"
+    path, own = tmp_path / "r", whole.parent / "own.toml"
     for n, size in enumerate((50_000, 90_000, 130_000)):
         begin = ["resume", path] if n and (path / "config.toml").exists() else [
-            "search", config, "--run", path, "--seed", SEED]  # fmt: skip
+            "search", own, "--run", path, "--seed", SEED]  # fmt: skip
         done = subprocess.run(
             [sys.executable, "-c", FULL, str(size), *map(str, begin)],
             capture_output=True, text=True, timeout=240,
@@ -375,7 +375,7 @@ def test_a_worker_that_has_grown_is_replaced_between_trials(tmp_path):
 
 
 def test_what_runs_is_parked_and_goes_on_in_another_process(tmp_path):
-    options = {**OPTIONS, "epochs": 12}
+    options = {**OPTIONS, "epochs": 30}
     with LocalExecutor(1, "proxy", options, tmp_path / "log", tmp_path) as workers:
         workers.submit(task())
         workers.submit(task(1))
@@ -393,6 +393,20 @@ def test_what_runs_is_parked_and_goes_on_in_another_process(tmp_path):
     assert not partial.exists()
     for name in ("accuracy", "loss", "train_loss"):
         assert result["metrics"][name] == whole["metrics"][name]
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"max_attempts": 0}, r"max_attempts must be at least 1; got 0"),
+        ({"heartbeat": 0}, r"heartbeat must be at least 0\.1; got 0"),
+        ({"trial_time": 3}, r"unknown key 'limits\.trial_time'; did you mean 'trial_timeout'"),
+        ({"trial_memory": 1.5}, r"trial_memory must be a whole number; got 1\.5"),
+    ],
+)
+def test_limits_are_checked(given, said):
+    with pytest.raises(config.ConfigError, match=said):
+        config.complete({"limits": given})
 
 
 def test_workers_that_do_not_start_end_the_run_with_the_reason(tmp_path, monkeypatch):
@@ -493,6 +507,27 @@ def test_what_differs_from_where_it_began_is_said(copy, caplog, monkeypatch):
     kept = Run(copy).table["versions"]
     assert {"nas-codesign", "numpy", "python", "processor", "cores", "system"} <= set(kept)
     assert kept["processor"] != "another processor"
+
+
+def test_status_says_who_works_at_what(copy, capsys):
+    worker = {"pid": 7, "task": 3, "kind": "trial", "seconds": 1.5, "memory_mib": 640}
+    with RunDir(copy).locked(), contextlib.closing(Store(copy / "trials.sqlite")) as store:
+        store.save_workers([worker])
+        status, out, _ = command(capsys, "status", copy)
+    assert status == 0 and f"in use by process {os.getpid()} on" in out
+    assert "worker 0 (process 7): trial 3 for " in out and "640 MiB" in out
+    assert "15 of 15 trials" in out and "best accuracy so far" in out
+    assert command(capsys, "status", copy)[1].splitlines()[-1] == "done"
+
+
+def test_missing_data_are_named(whole, copy, capsys):
+    table, away = whole.parent / "table.csv", whole.parent / "away.csv"
+    table.rename(away)
+    try:
+        status, _, err = command(capsys, "resume", copy)
+    finally:
+        away.rename(table)
+    assert status == 2 and err.count("\n") == 1 and "table.csv" in err
 
 
 def test_a_kill_between_the_two_files_of_a_new_setting(copy):

@@ -161,7 +161,7 @@ def test_counts_of_outcomes_and_reasons(run, page):
     n_trained = len(gather(run).trained)
     assert n_trained + n_failed + 3 == len(trials)
     assert (
-        f"Of {len(trials)} proposals by the controller “evolution”, {n_trained} were trained, "
+        f"Of {len(trials)} proposals by the controller “surrogate”, {n_trained} were trained, "
         f"1 was infeasible, {n_failed} failed, 1 repeated an earlier one and 1 is "
         "still open."
     ) in text(page)

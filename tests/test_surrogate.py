@@ -2,10 +2,18 @@
 
 import numpy as np
 import pytest
+from scipy.special import ndtri
 
 from nas import config
 from nas.controllers import gaussian_process, make, surrogate
-from nas.controllers.expected_improvement import Scalarization, normal_quadrature
+from nas.controllers.expected_improvement import (
+    Pool,
+    Prospects,
+    Scalarization,
+    disjoint,
+    expected_length,
+    normal_quadrature,
+)
 from nas.controllers.gaussian_process import GaussianProcess, negative_log_likelihood
 from nas.controllers.outlook import Unknown
 from nas.outlook import N_ACCELERATORS
@@ -104,6 +112,91 @@ def test_scalarizations_add_up_to_the_hypervolume(m, ball):
     assert one.ravel().tolist() == [0, 0.5, 0]
 
 
+def test_the_length_below_a_normal_variable():
+    """E[max(Y - 0, 0)] of a standard normal is 1 / sqrt(2 pi); all else by Monte Carlo."""
+    zero, inf = np.zeros(1), np.full(1, np.inf)
+    assert expected_length(zero, zero + 1, zero, inf)[0, 0] == pytest.approx((2 * np.pi) ** -0.5)
+    draws = np.random.default_rng(0).normal(0.3, 0.5, (400_000, 1))
+    lower, upper = np.array([-1.0, 0.0, 0.5, 0.9]), np.array([0.2, 0.7, np.inf, np.inf])
+    for least, most in [(-np.inf, np.inf), (0.1, np.inf), (-np.inf, 0.8), (0.1, 0.6), (2.9, 3.0)]:
+        lengths = np.clip(draws - lower, 0, upper - lower)
+        expected = (lengths * ((draws >= least) & (draws <= most))).mean(axis=0)
+        got = expected_length(np.array([0.3]), np.array([0.5]), lower, upper, least, most)
+        assert got[0] == pytest.approx(expected, abs=3e-3)
+
+
+@pytest.mark.parametrize("c", [1, 2, 3])
+def test_disjoint_boxes_have_the_volume_of_the_union(c):
+    points = np.random.default_rng(c).random((5, 7, c))
+    points[2, 3:] = -np.inf  # as designs that are ruled out
+    lower, upper = disjoint(points)
+    sides = np.maximum(np.maximum(upper, 0) - np.maximum(lower, 0), 0)
+    for row, volume in zip(points, sides.prod(axis=2).sum(axis=1), strict=True):
+        finite = row[np.isfinite(row).all(axis=1)]
+        assert volume == pytest.approx(hypervolume(finite, np.zeros(c)))
+
+
+class Sketch(Unknown):
+    """Objectives are measurements and then costs, as they come."""
+
+    def __init__(self, n_measured, n_costs, bounds=None):
+        super().__init__(n_measured, 1)
+        self.sources = np.array([*range(n_measured), *[-1] * n_costs])
+        self.bounds = self.bounds if bounds is None else np.array(bounds, float)
+
+    def objectives(self, measured, known):
+        shape = np.broadcast_shapes(measured.shape[:-1], known.shape[:-1])
+        parts = [np.broadcast_to(part, (*shape, part.shape[-1])) for part in (measured, known)]
+        values = np.concatenate(parts, axis=-1)
+        return np.where(np.isnan(values).any(axis=-1, keepdims=True), np.nan, values)
+
+
+@pytest.mark.parametrize(
+    ("n_measured", "n_costs", "bounds"),
+    [
+        (1, 1, None),
+        (2, 0, None),
+        (1, 2, None),
+        (2, 1, None),
+        (1, 3, None),
+        (1, 1, [(5.2, np.inf)]),
+        (2, 1, [(5.0, np.inf), (-np.inf, 5.6)]),
+    ],
+)
+def test_expected_improvement_is_what_all_variants_add_on_average(
+    data, n_measured, n_costs, bounds
+):
+    """A mean of hypervolumes: of a network's designs together, if they keep the bounds."""
+    rng = np.random.default_rng(n_measured * 10 + n_costs)
+    x, y = data
+    outlook = Sketch(n_measured, n_costs, bounds)
+    models = [GaussianProcess(SIZES, 2) for _ in range(n_measured)]
+    for model in models:
+        model.condition(x, y + 0.3 * rng.normal(size=len(y)), np.arange(len(x)))
+    costs = rng.random((4, 4, n_costs))
+    costs[0, 1] = np.nan  # ruled out
+    front = np.hstack([5 + 0.5 * rng.random((5, n_measured)), rng.random((5, n_costs))])
+    at = np.random.default_rng(1).integers(0, 2, (4, sum(SIZES))).astype(float)
+    pool = Pool(np.zeros((4, 1), int), at, np.zeros((4, 4, 1), int), costs)
+    prospects = Prospects(pool, models, outlook, front, rng)
+    got = prospects._of_front(np.arange(4)) * prospects.scalarize.range.prod()
+    volume = hypervolume(front, prospects.low)
+    quantiles = ndtri((np.arange(n_nodes := 100 if n_measured == 1 else 24) + 0.5) / n_nodes)
+    nodes = quantiles[np.indices((n_nodes,) * n_measured).reshape(n_measured, -1).T]
+    least, most = outlook.bounds.T
+    expected = np.zeros(4)
+    for row in range(4):
+        for measured in prospects.mean[row] + nodes * np.sqrt(prospects.variance[row]):
+            points = outlook.objectives(measured, costs[row])
+            points = points[~np.isnan(points).any(axis=1)]
+            if ((measured >= least) & (measured <= most)).all():
+                joined = np.vstack([front, points])
+                expected[row] += hypervolume(joined, prospects.low) - volume
+    expected /= len(nodes)
+    assert got == pytest.approx(expected, abs=(0.03 if bounds is None else 0.06) * expected.max())
+    assert expected.max() > 0.01 * volume
+
+
 # -- the search ------------------------------------------------------------------------------------
 
 SPACE = Space([Decision(f"net.{i}", tuple("abcd")) for i in range(5)] + [Decision("hw", (1, 2, 4))])
@@ -114,6 +207,7 @@ class Bench(Unknown):
 
     def __init__(self):
         super().__init__(1, 5)
+        self.sources = np.array([0, -1])
         self.worth = np.random.default_rng(0).normal(size=(5, 4))
 
     def accuracy(self, encodings):
@@ -172,6 +266,81 @@ def test_a_batch_does_not_repeat_itself_and_is_spread():
     assert [p.encoding.tolist() for p in again.ask(3)] == [
         p.encoding.tolist() for p in controller.ask(3)
     ]
+
+
+class Bounded(Bench):
+    """Cheap is good, if it is accurate enough: one objective, and a constraint on what is unknown.
+
+    `least` is an accuracy that one network in a hundred reaches."""
+
+    def __init__(self):
+        super().__init__()
+        every = SPACE.enumerate()
+        self.least = np.quantile(self.accuracy(every[every[:, 1] != 3]), 0.99)
+        self.bounds = np.array([[self.least, np.inf]])
+
+    def measured(self, trials, objectives):
+        return np.array([[self.accuracy(trial.proposal.encoding)] for trial in trials])
+
+    def objectives(self, measured, known):
+        return np.broadcast_to(-known, (*known.shape[:-1], 1))
+
+
+@pytest.mark.parametrize("limit", [50_000, 0])
+def test_a_constraint_on_what_training_measures_is_learnt(monkeypatch, limit):
+    """All that counts is known but whether a network may be used."""
+    monkeypatch.setattr(surrogate, "MAX_ENUMERATED", limit)
+    bench = Bounded()
+    every = SPACE.enumerate()
+    every = every[every[:, 1] != 3]
+    costs = (1.0 + every[:, 0]) / (1 + every[:, 5])
+    cheapest = costs[bench.accuracy(every) >= bench.least].min()
+    controller = make("surrogate", SPACE, seed=0, outlook=bench)
+    assert (bench.accuracy(SPACE.sample(10, np.random.default_rng(0))) < bench.least).all()
+    found = []
+    for _ in range(45):
+        [proposal] = controller.ask(1)
+        row = proposal.encoding
+        controller.tell(
+            [Trial(0, proposal, 0, Status.COMPLETE)], -bench.variants(row[None])[1][0, row[5]][None]
+        )
+        if bench.accuracy(row) >= bench.least:
+            found.append((1.0 + row[0]) / (1 + row[5]))
+    assert min(found) == pytest.approx(cheapest)
+
+
+@pytest.mark.parametrize("m", [1, 2])
+def test_while_nothing_keeps_the_constraints_the_search_goes_on(m):
+    bench = Bounded()
+    bench.bounds = np.array([[bench.accuracy(SPACE.enumerate()).max() + 1e3, np.inf]])
+    if m == 2:
+        bench.sources = np.array([-1, -1])
+        bench.objectives = lambda measured, known: np.broadcast_to(-known, (*known.shape[:-1], 2))
+    controller = make("surrogate", SPACE, seed=0, n_objectives=m, outlook=bench)
+    rows = controller.ask(2)
+    for i in range(14):
+        trial = Trial(i, rows.pop(0), 0, Status.COMPLETE)
+        controller.tell([trial], np.ones((1, m)) if i % 5 else np.full((1, m), np.nan))
+        rows += controller.ask(1)
+    assert len({tuple(row[:5]) for row in controller.encodings}) == 14
+
+
+def test_the_next_network_is_that_whose_accelerators_add_most():
+    """Of two that are equally accurate, none of whose pairs adds more than the other's, the one
+    with two different good accelerators comes before the one with one."""
+    outlook = Sketch(1, 2)
+    models = [GaussianProcess([1], 1)]
+    models[0].condition(np.array([[0.0], [0.0], [5.0]]), np.array([1.0, 1.0, 0.9]), np.arange(3))
+    costs = np.array([[[0.9, 0.2], [0.9, 0.2]], [[0.9, 0.2], [0.2, 0.9]], [[0.0, 0.0]] * 2])
+    pool = Pool(np.zeros((3, 1), int), np.zeros((3, 1)), np.zeros((3, 2, 1), int), costs)
+    front = np.array([[0.8, 0.1, 0.1], [0.1, 1.0, 1.0]])
+    prospects = Prospects(pool, models, outlook, front, np.random.default_rng(0))
+    assert prospects.best(np.arange(3)) == 1
+    one, two = prospects._of_front(np.arange(2))
+    assert 1.5 * one < two < 2 * one  # they overlap
+    prospects.believe(1)
+    after = prospects._of_front(np.arange(2))
+    assert after[0] < one and after[1] < two  # what is believed found is worth less
 
 
 def test_surrogate_beats_evolution():
@@ -258,6 +427,26 @@ def test_losses_are_turned_round_and_constraints_kept():
     assert (values[allowed][:, 1] >= -4).all()  # area_mm2 <= 4
 
 
-def test_a_reward_of_costs_alone_has_no_outlook():
+def test_a_reward_of_costs_alone_has_no_outlook_but_under_a_constraint_on_training():
     reward = {"name": "pareto", "objectives": ["-latency_s", "-area_mm2"]}
     assert config.make_outlook(configured(reward=reward)) is None
+    bounds = ["accuracy >= 0.5", "accuracy >= 0.6", "loss <= 2", "area_mm2 <= 4"]
+    settings = configured(reward=reward, constraints=bounds)
+    outlook = config.make_outlook(settings)
+    assert outlook.unknown == ["accuracy", "loss"] and outlook.sources.tolist() == [-1, -1]
+    assert outlook.bounds.tolist() == [[0.6, np.inf], [-2, np.inf]]  # losses are turned round
+    controller = config.make_controller(settings)
+    encoding = controller.space.sample(1, np.random.default_rng(0))[0]
+    good, bad = ({"accuracy": accuracy, "loss": 1.0} for accuracy in (0.7, 0.5))
+    for metrics in (good, bad):
+        metrics |= {"latency_s": 1e-3, "area_mm2": 3.0}
+        trial = Trial(0, Proposal(encoding), 0, Status.COMPLETE, metrics)
+        controller.tell([trial], config.make_reward(settings)([trial]))
+    assert np.isnan(controller.objectives).all(axis=1).tolist() == [False, True]
+
+
+def test_an_upper_bound_on_what_is_maximized():
+    constraints = ["accuracy <= 0.8", "accuracy >= 0.2"]
+    outlook = config.make_outlook(configured(reward=PARETO, constraints=constraints))
+    assert outlook.sources.tolist() == [0, -1, -1]
+    assert outlook.bounds.tolist() == [[0.2, 0.8]]

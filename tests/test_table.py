@@ -296,7 +296,9 @@ def test_one_goal_and_an_empty_cell(tmp_path, path):
 
 
 def test_constraints_on_known_costs_save_look_ups(tmp_path, path):
-    table = settings(path, trials=9, constraints=["latency_ms_phone <= 2"])
+    table = settings(
+        path, trials=9, constraints=["latency_ms_phone <= 2"], controller={"name": "evolution"}
+    )
     run = nas.search(toml(tmp_path, table), run_dir=tmp_path / "r", progress=False)
     infeasible = [t for t in run.trials() if t.status == "infeasible"]
     assert infeasible and all("accuracy" not in t.metrics for t in infeasible)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-MAX_POINTS = 256  # of the kernel matrix; sets the time of a prediction
+MAX_POINTS = 192  # of the kernel matrix; sets the time of a prediction
 MAX_FITTED = 128  # observations that the hyperparameters are fitted to
 JITTER = 1e-6
 NOISE = 0.05  # prior median of the noise's share of the variance

@@ -21,11 +21,17 @@ class Outlook(Protocol):
     n_measured: how many metrics only training tells.
     columns: the decisions that training sees, int64 [c]; designs that agree in them are one
     network, trained once.
+    sources: of several objectives, which measurement each is, and -1 for one that follows from the
+    costs: int [m].
+    bounds: the least and the most that constraints allow of each measurement, infinite where none
+    does: float [n_measured, 2].
     limit: how many networks may be priced for one `ask`, 0 for any number.
     """
 
     n_measured: int
     columns: np.ndarray
+    sources: np.ndarray
+    bounds: np.ndarray
     limit: int
 
     def features(self, encodings: np.ndarray) -> list[np.ndarray]:
@@ -46,6 +52,11 @@ class Outlook(Protocol):
         they rise with every measurement. NaN where a cost is."""
 
 
+def unbounded(n: int) -> np.ndarray:
+    """Of `n` measurements without constraints: float [n, 2]."""
+    return np.tile([-np.inf, np.inf], (n, 1))
+
+
 class Unknown:
     """Nothing is known: each objective is learnt from what is told."""
 
@@ -54,6 +65,8 @@ class Unknown:
     def __init__(self, n_objectives: int, n_decisions: int):
         self.n_measured = n_objectives
         self.columns = np.arange(n_decisions)
+        self.sources = np.arange(n_objectives)
+        self.bounds = unbounded(n_objectives)
 
     def features(self, encodings: np.ndarray) -> list[np.ndarray]:
         return []

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from nas import pareto
 from nas.controllers.expected_improvement import Pool, Prospects, Scalarization
 from nas.controllers.gaussian_process import MAX_POINTS, GaussianProcess
 from nas.controllers.outlook import Outlook, Unknown
@@ -22,6 +23,7 @@ from search_spaces.space import Space
 MAX_ENUMERATED = 50_000  # designs of a space that is looked at as a whole
 N_PARENTS = 24  # of the candidates in a larger space
 CUT = 2.0  # where bad measurements end, in distances of the best from the median
+CUT_OF_FRONTS = 4.0  # deeper, as a front ends with designs that are bad but cheap
 REDRAWS = 100  # of random designs, until some are new and can be built
 REFIT = 1.05  # the growth of the data after which hyperparameters are fitted again
 FIT_STEPS = 10  # of L-BFGS
@@ -37,7 +39,9 @@ class Surrogate:
     Proposals in flight count as told with what the model predicts of them (the kriging believer of
     Ginsbourger et al., 2010), so that a batch does not repeat itself. How bad a bad design is does
     not matter: what training measures is cut off below its median at twice the distance of the best
-    above it. A failed trial (NaN) counts as that bad. What the outlook rules out is not proposed.
+    above it, at four times where there are several objectives. A failed trial (NaN) counts as that
+    bad. What the outlook rules out is not proposed; what training may show to break a constraint
+    counts with its probability to keep it.
     """
 
     def __init__(
@@ -72,14 +76,15 @@ class Surrogate:
         self.n_fitted = 0  # results at the last fit of hyperparameters
         self.encodings: list[np.ndarray] = []  # of the results, as told
         self.measured: list[np.ndarray] = []  # what training gave; NaN where it failed
-        self.objectives: list[np.ndarray] = []  # as told; NaN where it failed
+        self.objectives: list[np.ndarray] = []  # as told; NaN where it failed or broke a constraint
         self.pending: list[np.ndarray] = []  # asked for, not told
         self.met: set[bytes] = set()  # networks proposed or told
 
     # -- the contract ----------------------------------------------------------------------------
 
     def ask(self, n: int) -> list[Proposal]:
-        n_complete = sum(not np.isnan(values).any() for values in self.measured)
+        measured = np.array(self.measured).reshape(-1, self.outlook.n_measured)
+        n_complete = (~np.isnan(measured).any(axis=1)).sum()
         n_random = max(self.n_start - n_complete - len(self.pending), 0) if n_complete > 1 else n
         rows = [self._random() for _ in range(min(n_random, n))]
         if len(rows) < n:
@@ -89,6 +94,9 @@ class Surrogate:
     def tell(self, trials: Sequence[Trial], objectives: np.ndarray) -> None:
         objectives = check_told(trials, objectives, self.n_objectives)
         measured = self.outlook.measured(trials, objectives)
+        least, most = self.outlook.bounds.T
+        broken = ((measured < least) | (measured > most)).any(axis=1)
+        objectives = np.where(broken[:, None], np.nan, objectives)
         for trial, values, seen in zip(trials, objectives, measured, strict=True):
             encoding = trial.proposal.encoding
             self.met.add(self._key(encoding))
@@ -129,6 +137,9 @@ class Surrogate:
 
     def _key(self, encoding: np.ndarray) -> bytes:
         return encoding[self.outlook.columns].tobytes()
+
+    def _keys(self, encodings: np.ndarray) -> list[bytes]:
+        return [row.tobytes() for row in encodings[:, self.outlook.columns]]
 
     def _blocks(self, encodings: np.ndarray) -> list[np.ndarray]:
         """Features of the networks: a block a decision, then the outlook's; [n, f] each.
@@ -187,29 +198,31 @@ class Surrogate:
             met = [row for key in self.met for row in self.rows.get(key, ())]
             fits[met] = False
         else:
-            fits &= [self._key(row) not in self.met for row in pool.encodings]
+            fits &= [key not in self.met for key in self._keys(pool.encodings)]
         return np.flatnonzero(fits)
 
     def _changed(self, parents: np.ndarray, n: int) -> np.ndarray:
         """Up to `n` different new networks, changes of `parents`: int64 [., d]."""
         rows = mutate(np.resize(parents, (n, len(self.space))), self.space, self.rng)
-        new = {self._key(row): row for row in rows if self._key(row) not in self.met}
-        return np.array(list(new.values()), np.int64).reshape(-1, len(self.space))
+        new = dict(zip(self._keys(rows), rows, strict=True))
+        rows = [row for key, row in new.items() if key not in self.met]
+        return np.array(rows, np.int64).reshape(-1, len(self.space))
 
     # -- the choice ------------------------------------------------------------------------------
 
     def _guided(self, n: int) -> list[np.ndarray]:
         """The `n` designs of the greatest expected improvement, each given those before it."""
         self._learn()
+        reached = self._reached()
         if self.whole is not None:
             pool = self.whole
             believed = [self.rows[self._key(row)][0] for row in self.pending]
         else:
-            evolved = self._evolved()
+            evolved = self._evolved(reached)
             pending = np.array(self.pending, np.int64).reshape(-1, len(self.space))
             pool = Pool.concat(evolved, self._pool(pending))
             believed = range(len(evolved.encodings), len(pool.encodings))
-        prospects = self._prospects(pool)
+        prospects = self._prospects(pool, reached)
         for row in believed:
             prospects.believe(row)
         rows = []
@@ -224,26 +237,29 @@ class Surrogate:
                 prospects.believe(best)
         return rows
 
-    def _prospects(self, pool: Pool) -> Prospects:
-        return Prospects(pool, self.models, self.outlook, self._reached(), self.rng)
+    def _prospects(self, pool: Pool, reached: np.ndarray) -> Prospects:
+        return Prospects(pool, self.models, self.outlook, reached, self.rng)
 
     def _reached(self) -> np.ndarray:
-        """What the best results reach on all their variants: objectives [k, m].
+        """The front that the best results reach on all their variants: objectives [k, m].
 
         Cut off as for the models, which else would promise of a bad design's like the cut."""
         rows = self._elite(MAX_POINTS)
+        told = np.array(self.objectives)[rows]
+        rows = rows[~np.isnan(told).any(axis=1)]
         measured = np.fmax(np.array(self.measured)[rows], self.cut)
         _, known = self.outlook.variants(np.array(self.encodings)[rows])
         points = self.outlook.objectives(measured[:, None], known).reshape(-1, self.n_objectives)
-        told = np.array(self.objectives)[rows]
-        points = points[~np.isnan(points).any(axis=1)]
-        return points if len(points) else told
+        return points[pareto.front(points)]
 
     def _learn(self) -> None:
         """Condition the models on all results; now and then fit their hyperparameters anew."""
         encodings, measured = np.array(self.encodings), np.array(self.measured)
         best, middle = np.nanmax(measured, axis=0), np.nanmedian(measured, axis=0)
-        self.cut = middle - CUT * (best - middle)
+        cut = middle - (CUT if self.n_objectives == 1 else CUT_OF_FRONTS) * (best - middle)
+        # below what a constraint asks for, which else would seem to be kept
+        least = self.outlook.bounds[:, 0]
+        self.cut = np.where(least > -np.inf, np.minimum(cut, least - (best - middle)), cut)
         measured = np.fmax(measured, self.cut)
         x = np.hstack(self._blocks(encodings))
         inducing = np.arange(len(x))
@@ -260,9 +276,18 @@ class Surrogate:
         self.n_fitted = len(x) if refit else self.n_fitted
 
     def _elite(self, n: int) -> np.ndarray:
-        """The `n` best results, over all directions in turn: int [.]."""
+        """The `n` best results, over all directions in turn: int [.].
+
+        While none keeps the constraints, those that miss them by the least."""
         objectives = np.array(self.objectives)
         rows = np.flatnonzero(~np.isnan(objectives).any(axis=1))
+        if not len(rows):
+            measured = np.array(self.measured)
+            least, most = self.outlook.bounds.T
+            spread = np.nanstd(measured, axis=0)
+            missed = np.maximum(least - measured, measured - most).clip(0)
+            missed /= np.where(spread > 0, spread, 1)
+            return np.argsort(missed.sum(axis=1), kind="stable")[:n]  # NaN comes last
         low, high = objectives[rows].min(axis=0), objectives[rows].max(axis=0)
         values = Scalarization(low, high, self.rng)(objectives[rows])
         n_each = min(n, len(rows))
@@ -272,7 +297,7 @@ class Surrogate:
         _, first = np.unique(ranked, return_index=True)
         return rows[ranked[np.sort(first)[:n]]]
 
-    def _evolved(self) -> Pool:
+    def _evolved(self, reached: np.ndarray) -> Pool:
         """Changes of the best results and random designs, then changes of the best of those."""
         n = self.n_candidates
         parents = np.array(self.encodings)[self._elite(N_PARENTS)]
@@ -287,6 +312,6 @@ class Surrogate:
         rows = self._open(pool)
         if not len(rows):
             return pool
-        optimistic = self._prospects(pool).optimistic(rows)
+        optimistic = self._prospects(pool, reached).optimistic(rows)
         parents = pool.encodings[rows[np.argsort(-optimistic, kind="stable")[:N_PARENTS]]]
         return Pool.concat(pool, self._pool(self._changed(parents, n // 4)))
