@@ -1,6 +1,7 @@
 """What each training technique does to a network's accuracy and to its price.
 
-    python benchmarks/training_features.py [--only PART ...] [--seeds 5] [--data DIR]
+    python benchmarks/training_features.py [--only PART ...] [--sets SET ...] [--seeds 5]
+        [--data DIR]
 
 One network of convolutions (three stages of one cell, 8 channels, 16x16), trained by the evaluator
 as a candidate is, once a seed, on the embedded sample (6,500 images x 3) and on CIFAR-10 (10,000
@@ -188,6 +189,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
     parser.add_argument("--seeds", type=int, default=5)
+    both = ["sample", "cifar10"]
+    parser.add_argument("--sets", nargs="+", choices=both, default=both, metavar="SET")
     parser.add_argument("--data", help="CIFAR-10, binary layout; made of ../shared/data without")
     options = parser.parse_args()
     with cifar10(options.data) as folder, tempfile.TemporaryDirectory() as scratch:
@@ -195,13 +198,15 @@ def main() -> None:
         whole = {"dataset": "cifar10", "path": folder, "epochs": 2}
         large = [part for part in options.only if part == "batch"]  # 8,192 need images
         small = [part for part in options.only if part != "batch"]
-        sets = [("the embedded sample, 6,500 x 3", sample, options.only)]
-        if folder:
+        sets = []
+        if "sample" in options.sets:
+            sets = [("the embedded sample, 6,500 x 3", sample, options.only)]
+        if folder and "cifar10" in options.sets:
             sets += [
                 ("CIFAR-10, 10,000 x 2", {**whole, "images": 10000}, small),
                 ("CIFAR-10, 45,000 x 2", whole, large),
             ]
-        else:
+        elif not folder:
             print("CIFAR-10 is not at hand (--data): its half is skipped")
         for number, (name, evaluator, parts) in enumerate(sets):
             if not parts:
