@@ -96,7 +96,7 @@ def stepped(model, words, there):
 
 @pytest.mark.parametrize(("choices", "bits"), zip(
     designs(1, seed=5, **{"embed.tied": True}) + designs(1, seed=6, **{"embed.tied": False}),
-    [4, 6, 32, 4, 8, 4, 5, 32]))  # fmt: skip
+    [4, 6, 32, 5, 8, 4, 5, 32]))  # fmt: skip
 def test_the_exported_model_scores_what_the_trained_one_does(choices, bits, trainer, tmp_path):
     network = recurrent.network(choices)
     trained = trainer.fit(network, markov_text(500), recipe(bits, dropout=0.1), seed=0)
@@ -106,6 +106,7 @@ def test_the_exported_model_scores_what_the_trained_one_does(choices, bits, trai
     held_out = markov_text(210, seed=7)
     loss = trained.score(held_out, first=0).loss
     words, there = text.streams(held_out, language.SCORE_STREAMS, 0)
+    # 1e-8 apart, unless a sum in another order rounds to the other level, as the fourth's at 4 bits
     assert stepped(model, words, there) == pytest.approx(loss, abs=1e-4)
     assert {grid["bits"] for grid in kernels.values()} == {bits}
     assert len(kernels) == len(Layout(network).kernels)
