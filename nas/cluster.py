@@ -391,7 +391,7 @@ class DaskExecutor:
                 with contextlib.suppress(OSError):  # of a lost scheduler, seen below
                     self.on_change(self.status)
             try:
-                future = self.landed.get(timeout=LOOK_S)
+                future = self.landed.get(timeout=min(LOOK_S, self.limits.heartbeat))
             except queue.Empty:
                 if self._is_lost():
                     self._again()

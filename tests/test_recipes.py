@@ -56,7 +56,7 @@ def test_what_was_stopped_is_on_no_leaderboard(runs, capsys):
     assert set(run.finals()) <= set(table["trial"])
     cli.main(["status", str(run.dir.path)])
     said = capsys.readouterr().out
-    assert "8 trained, 0 running, 0 failed" in said
+    assert "8 trained, 8 told, 0 running, 0 failed" in said
     assert f"{len(ended)} of the trained stopped early" in said
     report = run.dir.report.read_text()
     assert "stopped early" in report

@@ -84,10 +84,12 @@ def design_facts(found: Findings) -> Html:
         ("In the search", in_search),
     ]
     if final:
-        tested = final[evaluator.final_metrics[0]]
+        name = evaluator.final_metrics[0]
+        metric = name.removeprefix("test_")  # trials may be judged by another
         longer = (
-            f"{words.scored(first, final[first])} on validation {evaluator.tested}, "
-            f"{words.value(first, tested)} on {final['n_test']:,} untouched test {evaluator.tested}"
+            f"{words.scored(metric, final[metric])} on validation {evaluator.tested}, "
+            f"{words.value(metric, final[name])} on {final['n_test']:,} untouched test "
+            f"{evaluator.tested}"
         )
         rows.append((f"After {final['epochs']} epochs", longer))
     return facts(rows)
