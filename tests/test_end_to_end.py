@@ -1,5 +1,6 @@
 """Real runs through the command: trained, killed, resumed, reported, exported."""
 
+import contextlib
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ import nas
 from nas import config, data
 from nas.executor import Limits, LocalExecutor
 from nas.export import export_keras
+from nas.store import Store, StoreError
 from search_spaces.quantizers import weight_levels
 
 SMALL = [
@@ -80,18 +83,28 @@ def test_a_run_leaves_its_leaderboard_report_and_weights(finished):
     assert "imported: False" in done.stdout, "TensorFlow is of workers alone"
 
 
+def wait_until_told(path: Path, n: int, process: subprocess.Popen) -> None:
+    """Return when the run in `path` has told n trials; fail where its process ends before."""
+    file = path / "trials.sqlite"
+    while process.poll() is None:
+        if file.exists():
+            with contextlib.suppress(StoreError), closing(Store(file, read_only=True)) as store:
+                if store.count("told IS NOT NULL") >= n:
+                    return
+        time.sleep(0.05)
+    raise AssertionError(f"the run ended, exit status {process.returncode}, before {n} were told")
+
+
 def test_a_killed_run_ends_as_the_undisturbed_one(folder, finished):
     """SIGKILL of the parent twice, Ctrl-C between; one worker, where the first run had two."""
     path = folder / "b"
     begin = command("search", *SMALL, "--run", path, "--workers", 1)
-    for number, (seconds, how) in enumerate(
-        ((9, signal.SIGKILL), (10, signal.SIGINT), (8, signal.SIGKILL))
-    ):
+    for n_told, how in ((1, signal.SIGKILL), (2, signal.SIGINT), (3, signal.SIGKILL)):
         process = subprocess.Popen(
-            begin if number == 0 else command("resume", path), cwd=folder,
+            begin if n_told == 1 else command("resume", path), cwd=folder,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )  # fmt: skip
-        time.sleep(seconds)
+        wait_until_told(path, n_told, process)
         process.send_signal(how)
         assert process.wait() == (130 if how == signal.SIGINT else -how)
     last = nas_command("resume", path, cwd=folder)
