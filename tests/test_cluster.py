@@ -213,7 +213,7 @@ def test_a_cluster_that_adapts_brings_workers_for_trials(tmp_path):
     with distributed.LocalCluster(n_workers=0, **IN_PROCESS) as adapting:
         adapting.adapt(minimum=0, maximum=2, interval="100ms")
         with DaskExecutor(adapting.scheduler_address, SLEEPING, {}, tmp_path) as executor:
-            found = results(executor, tasks(6, seconds=0.3))
+            found = results(executor, tasks(8, seconds=0.8))
             assert len({r["metrics"]["pid"] for r in found.values()}) == 2
 
 

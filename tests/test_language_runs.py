@@ -5,12 +5,11 @@ import json
 import re
 import signal
 import subprocess
-import time
 
 import keras
 import numpy as np
 import pytest
-from test_end_to_end import command, nas_command
+from test_end_to_end import command, nas_command, wait_until_told
 
 import nas
 from nas import text
@@ -60,17 +59,14 @@ def test_a_run_leaves_its_leaderboard_and_report(finished):
 
 def test_a_killed_run_ends_as_the_undisturbed_one(folder, finished):
     path = folder / "b"
-    begin = command("search", *SMALL, "--run", path, "--workers", 1)
-    for number, seconds in enumerate((9, 10)):
-        process = subprocess.Popen(
-            begin if number == 0 else command("resume", path), cwd=folder,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )  # fmt: skip
-        time.sleep(seconds)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    begun = (path / "config.toml").exists()
-    last = nas_command(*(["resume", path] if begun else begin[3:]), cwd=folder)
+    process = subprocess.Popen(
+        command("search", *SMALL, "--run", path, "--workers", 1), cwd=folder,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )  # fmt: skip
+    wait_until_told(path, 2, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    last = nas_command("resume", path, cwd=folder)
     assert last.returncode == 0, last.stderr
     ours, theirs = (p / "leaderboard.csv" for p in (path, finished[0]))
     assert ours.read_bytes() == theirs.read_bytes()
