@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
+import shlex
 import sys
+import textwrap
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from typing import NoReturn
+
+A_RUN = "the directory of a run"
+INDENT = {"width": 100, "initial_indent": " " * 23, "subsequent_indent": " " * 23}
 
 
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
+class Parser(argparse.ArgumentParser):
+    """Whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"nas: {message}; see '{self.prog} --help'\n")
+
+
+def parser() -> Parser:
+    top = Parser(
         prog="nas",
         description="Search network cells, bit-widths, batch sizes and the accelerator "
         "they run on, together.",
@@ -23,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, run, text: str) -> argparse.ArgumentParser:
+    def command(name: str, run, text: str) -> Parser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(run=run)
         sub.add_argument(
@@ -38,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     )
     search.add_argument("--seed", type=int, help="of everything random in the run")
     resume = command("resume", run_resume, "go on with a run from where it was left")
-    resume.add_argument("dir", metavar="DIR")
+    resume.add_argument("dir", metavar="DIR", help=A_RUN)
     for sub in (search, resume):
         sub.add_argument("--trials", type=int, help="how many candidates to train")
         sub.add_argument("--hours", type=float, help="ask for no new candidates after so long")
@@ -71,10 +86,20 @@ def parser() -> argparse.ArgumentParser:
 
     comparing = command("compare", run_compare, "compare controllers on equal budgets")
     comparing.add_argument("preset", help="a preset's name or a TOML file")
-    comparing.add_argument("--controllers", required=True, metavar="A,B,C", type=names)
-    comparing.add_argument("--seeds", type=int, default=10, metavar="N", help="of each (10)")
     comparing.add_argument(
-        "--budgets", type=numbers, default=[30, 50, 100], metavar="K,L", help="trials (30,50,100)"
+        "--controllers",
+        required=True,
+        metavar="A,B,C",
+        type=names,
+        help="of 'nas list controllers'",
+    )
+    comparing.add_argument("--seeds", type=int, default=10, metavar="N", help="runs of each (10)")
+    comparing.add_argument(
+        "--budgets",
+        type=numbers,
+        default=[30, 50, 100],
+        metavar="K,L",
+        help="after how many trials to compare (30,50,100)",
     )
     comparing.add_argument(
         "--to", metavar="DIR", help="for comparison.html and .csv (runs/PRESET-compared-NNN)"
@@ -99,25 +124,31 @@ def parser() -> argparse.ArgumentParser:
         )
 
     status = command("status", run_status, "say how far a run is")
-    status.add_argument("dir", metavar="DIR")
+    status.add_argument("dir", metavar="DIR", help=A_RUN)
     repairing = command("repair", run_repair, "save what can be saved of a damaged run")
-    repairing.add_argument("dir", metavar="DIR")
+    repairing.add_argument("dir", metavar="DIR", help=A_RUN)
     rerunning = command("rerun", run_rerun, "train one trial again, and compare")
-    rerunning.add_argument("dir", metavar="DIR")
-    rerunning.add_argument("--trial", type=int, required=True, metavar="ID")
+    rerunning.add_argument("dir", metavar="DIR", help=A_RUN)
+    rerunning.add_argument(
+        "--trial", type=int, required=True, metavar="ID", help="its id in the leaderboard"
+    )
     report = command("report", run_report, "print the leaderboard; write it as a page or a table")
-    report.add_argument("dirs", metavar="DIR", nargs="+")
-    report.add_argument("--top", type=int, default=10, metavar="K", help="how many designs (10)")
+    report.add_argument("dirs", metavar="DIR", nargs="+", help="runs; several are compared")
+    report.add_argument(
+        "--top", type=positive, default=10, metavar="K", help="how many designs (10)"
+    )
     report.add_argument("--html", metavar="FILE", help="write the report to FILE")
     report.add_argument("--csv", metavar="FILE", help="write the whole leaderboard to FILE")
     export = command("export", run_export, "write a design that was trained to the end as Keras")
-    export.add_argument("dir", metavar="DIR")
+    export.add_argument("dir", metavar="DIR", help=A_RUN)
     which = export.add_mutually_exclusive_group(required=True)
-    which.add_argument("--trial", type=int, metavar="ID")
-    which.add_argument("--best", action="store_true")
-    export.add_argument("--to", required=True, metavar="FILE.keras")
+    which.add_argument("--trial", type=int, metavar="ID", help="one of the final trainings")
+    which.add_argument("--best", action="store_true", help="the first of the leaderboard")
+    export.add_argument(
+        "--to", required=True, metavar="FILE.keras", help="and FILE.json, which describes it"
+    )
     pricing = command("price", run_price, "price a Keras model on accelerators")
-    pricing.add_argument("model", metavar="MODEL.keras")
+    pricing.add_argument("model", metavar="MODEL.keras", help="as model.save writes it")
     pricing.add_argument(
         "--accelerator",
         dest="accelerators",
@@ -126,7 +157,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME|FILE.json",
         help="of 'nas list accelerators', or a file of 'nas measure'; again for a column more",
     )
-    pricing.add_argument("--batch", type=int, default=1, metavar="N", help="examples at once (1)")
+    pricing.add_argument(
+        "--batch", type=positive, default=1, metavar="N", help="examples at once (1)"
+    )
     for operand in ("weight", "activation"):
         pricing.add_argument(
             f"--{operand}-bits",
@@ -146,12 +179,25 @@ def parser() -> argparse.ArgumentParser:
     pricing.add_argument("--training", action="store_true", help="one training step instead")
     pricing.add_argument("--json", action="store_true", help="one JSON object")
     measuring = command("measure", run_measure, "time this machine and save it as a device")
-    measuring.add_argument("--to", required=True, metavar="DEVICE.json")
+    measuring.add_argument(
+        "--to", required=True, metavar="DEVICE.json", help="for nas price --accelerator"
+    )
     measuring.add_argument("--threads", type=int, metavar="N", help="to run networks on (all)")
     listing = command("list", run_list, "what there is to name in a search")
     listing.add_argument(
         "what",
-        choices=["spaces", "controllers", "evaluators", "rewards", "accelerators", "presets"],
+        choices=(
+            "spaces",
+            "controllers",
+            "evaluators",
+            "rewards",
+            "metrics",
+            "accelerators",
+            "presets",
+        ),
+        help="spaces: decisions and their values; controllers, evaluators and rewards: names and "
+        "options; metrics: for rewards and constraints; accelerators: devices; presets: searches",
+        metavar="WHAT",
     )
     return top
 
@@ -163,7 +209,19 @@ def names(text: str) -> list[str]:
 
 def numbers(text: str) -> list[int]:
     """`30,50` as a list."""
-    return [int(number) for number in text.split(",")]
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"whole numbers with commas between, as 30,50; got '{text}'"
+        ) from None
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on."""
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number of at least 1; got {text}")
+    return int(text)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -175,8 +233,12 @@ def main(arguments: list[str] | None = None) -> None:
     logging.getLogger("nas").addHandler(warnings)
     try:
         options.run(options)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        print("", *getattr(interrupt, "__notes__", ()), sep="\n", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # the reader has gone, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (ValueError, RuntimeError, OSError) as error:
         if options.debug:
             raise
@@ -185,7 +247,7 @@ def main(arguments: list[str] | None = None) -> None:
         text = " ".join(str(error).split()) or type(error).__name__
         if is_full(error):
             text = f"nothing more can be written ({text}): make room and go on"
-        print(f"nas: {text}", file=sys.stderr)
+        print(f"nas: {text}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         sys.exit(2 if isinstance(error, ValueError) else 1)
 
 
@@ -249,24 +311,20 @@ def run_compare(options: argparse.Namespace) -> None:
     print(f"charts: {Path(to) / 'comparison.html'}\ntable:  {Path(to) / 'comparison.csv'}")
 
 
-class resumable:
+@contextlib.contextmanager
+def resumable(directory: str | Path) -> Iterator[None]:
     """Says how to go on where a search was interrupted, or could not go on."""
-
-    def __init__(self, directory):
-        self.directory = directory
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        if kind is None or issubclass(kind, ValueError):
-            return
-        if issubclass(kind, (KeyboardInterrupt, RuntimeError, OSError)):
-            print(f"\nstopped; go on with: nas resume {self.directory}", file=sys.stderr)
+    try:
+        yield
+    except ValueError:
+        raise
+    except (KeyboardInterrupt, RuntimeError, OSError) as error:
+        error.add_note(f"stopped; go on with: nas resume {shlex.quote(str(directory))}")
+        raise
 
 
 def show_result(run) -> None:
-    """The leaderboard, the best design and where everything is."""
+    """The leaderboard, the best design and where everything is; exit status 1 without a design."""
     from nas import words
 
     best = print_table(run, 10)
@@ -281,17 +339,19 @@ def show_result(run) -> None:
         which = f"trial {trial}{', the best design' if trial == best else ''}"
         print(words.ascii(f"{which}, trained longer: {', '.join(figures)}{on}"))
     print(f"report:      {run.dir.report}\nleaderboard: {run.dir.leaderboard}")
+    if best is None:
+        sys.exit(1)
 
 
 def print_table(run, top: int) -> int | None:
     """The first `top` designs of a leaderboard, each on its best accelerator; the best's trial."""
     from nas import words
     from nas.report.findings import gather
-    from nas.report.results import text_table
+    from nas.report.results import summary, text_table
 
     found = gather(run)
     if not found.designs:
-        print("no design was trained within the constraints yet")
+        print(words.ascii(summary(found)))
         return None
     print_aligned([[words.ascii(cell) for cell in line] for line in text_table(found, top)])
     return int(found.board["trial"][0])
@@ -376,7 +436,6 @@ def run_export(options: argparse.Namespace) -> None:
 
 
 def run_price(options: argparse.Namespace) -> None:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets on standard error
     from nas.price_model import layer_lines, lines_of, price_model
 
     prices = price_model(
@@ -421,7 +480,7 @@ def run_measure(options: argparse.Namespace) -> None:
 
 
 def run_list(options: argparse.Namespace) -> None:
-    from nas import config, controllers, evaluators, reward
+    from nas import config, controllers, evaluators, reward, table, trial
 
     tables = {
         "controllers": controllers.CONTROLLERS | controllers.FOREIGN,
@@ -431,6 +490,12 @@ def run_list(options: argparse.Namespace) -> None:
     if options.what in tables:
         for name, cls in tables[options.what].items():
             print(f"{name:22} {(cls.__doc__ or '').splitlines()[0]}")
+            known = table.options(cls).items()
+            given = [f"{k}={config.plain(v)!r}" for k, v in known if k not in config.HANDED_OVER]
+            print(textwrap.fill(", ".join(given) or "no options", **INDENT))
+    elif options.what == "metrics":
+        for name, text in trial.MEANINGS.items():
+            print(f"{name:20} {text}")
     elif options.what == "presets":
         for name, text in config.presets().items():
             print(f"{name:16} {text}")

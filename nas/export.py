@@ -24,6 +24,7 @@ import numpy as np
 from nas import text
 from nas.augment import IMAGE_EPSILON, normalization_of
 from nas.leaderboard import final_columns
+from nas.quiet import quietly
 from nas.run_dir import read_tensors, write_whole
 from nas.trial import HARDWARE_METRICS
 from search_spaces import FAMILIES, TEXTS, Choices
@@ -49,8 +50,6 @@ def keras_model(run: Run, trial_id: int) -> tuple[keras.Model, dict[str, dict]]:
     the graph, their gradients passed straight through. With it the bits and the step of every
     kernel, by the variable's path. Raises ValueError for a trial without a final training.
     """
-    import keras
-
     if run.sweep is None:
         raise ValueError(f"{run.dir.path} looked designs up in a table: there is none to export")
     finals = run.finals()
@@ -59,6 +58,9 @@ def keras_model(run: Run, trial_id: int) -> tuple[keras.Model, dict[str, dict]]:
         raise ValueError(
             f"trial {trial_id} has no final training to export; trials that have: {there}"
         )
+    with quietly():
+        import keras
+
     tensors = read_tensors(run.dir.weights(finals[trial_id][1]))
     encoding = run.trial(trial_id).proposal.encoding
     choices = run.space.decode(encoding)

@@ -105,11 +105,11 @@ for (const data of document.querySelectorAll('script[type="application/json"]'))
 STYLE = """
 :root { color-scheme: light; --ink: #1d2530; --quiet: #5d6876; --rule: #dde2e8; --wash: #f5f7f9;
   --accent: #1d5fa8; --compute: #2c66a8; --fill: #93bbe0; --vector: #e3a84a; --sram: #8265ad;
-  --dram: #c4583f; --arithmetic: #2c66a8; --leakage: #a3adb8;
+  --dram: #c4583f; --register: #5aa9a0; --arithmetic: #2c66a8; --leakage: #a3adb8;
   --serif: Charter, "Bitstream Charter", "Charis SIL", "Sitka Text", Cambria, Georgia, serif;
   --sans: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1100px; padding: 3.2rem 2rem 5rem; background: #fff;
+body { margin: 0 auto; max-width: 1180px; padding: 3.2rem 2rem 5rem; background: #fff;
   color: var(--ink); font: 17px/1.55 var(--serif); }
 h1 { font-size: 2.1rem; line-height: 1.15; margin: 0 0 .9rem; letter-spacing: -.01em; }
 h2 { font-size: 1.4rem; line-height: 1.25; margin: 3.4rem 0 .8rem; padding-top: 1.1rem;
@@ -141,8 +141,8 @@ table { border-collapse: collapse; font: .8rem/1.35 var(--sans); width: 100%;
   font-variant-numeric: tabular-nums; }
 th, td { padding: .34rem .42rem; text-align: right; border-bottom: 1px solid var(--rule);
   white-space: nowrap; vertical-align: middle; }
-thead th { font-weight: 600; color: var(--quiet); border-bottom: 1px solid var(--quiet);
-  vertical-align: bottom; }
+thead th { font-weight: 600; white-space: normal; vertical-align: bottom; color: var(--quiet);
+  border-bottom: 1px solid var(--quiet); }
 th.words, td.words { text-align: left; }
 th:first-child, td:first-child { padding-left: 0; }
 th:last-child, td:last-child { padding-right: 0; }
@@ -162,10 +162,11 @@ summary { cursor: pointer; font: .88rem var(--sans); color: var(--accent); }
 .compute { background: var(--compute); } .fill { background: var(--fill); }
 .vector { background: var(--vector); } .sram { background: var(--sram); }
 .dram { background: var(--dram); } .arithmetic { background: var(--arithmetic); }
-.leakage { background: var(--leakage); }
+.register { background: var(--register); } .leakage { background: var(--leakage); }
 svg { display: block; max-width: 100%; height: auto; font-family: var(--sans); }
-.graph svg { min-width: 24rem; max-width: 36rem; }
+.graph svg { min-width: 20rem; max-width: 36rem; }
 td svg { max-width: none; }
+td .wrapped { display: inline-block; white-space: normal; min-width: 7rem; }
 .value { margin-right: .7rem; }
 nav ul { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; margin: 0; padding: 0;
   list-style: none; }

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nas import words
-from nas.report import charts
+from nas.report import charts, course
 from nas.report.findings import Findings
 from nas.report.page import Html, fold, lines, paragraph, section, table, tag, text
-from nas.trial import TRAINING_METRICS
+from nas.trial import TRAINING_METRICS, Status
 from search_spaces import precision
 
 if TYPE_CHECKING:
@@ -26,7 +26,10 @@ def summary(found: Findings) -> str:
     n_trained = len(found.trained)
     size = words.power(run.space.n_designs)
     if not n_trained:
-        return f"No design has been trained yet, of {size} possible."
+        ended = found.trials and all(t.status is not Status.RUNNING for t in found.trials)
+        text = f"No design {'was trained' if ended else 'has been trained yet'}, of {size} possible"
+        reasons = [f" Most often: {reason}." for (_, reason), _ in course.counted_reasons(found)]
+        return "".join([f"{text}. {course.outcomes(found)}", *reasons[:1]])
     trained = (
         f"{words.count(n_trained, 'design')} of {size} possible "
         f"{'was' if n_trained == 1 else 'were'} "
@@ -203,7 +206,11 @@ def headings(found: Findings, units: Mapping[str, words.Unit]) -> dict[str, Any]
 def cells(found: Findings, i: int, units: Mapping[str, words.Unit]) -> dict[str, Any]:
     """Column -> cell of the design in row i of the leaderboard, for what the design has."""
     row, choices = found.board.iloc[i], found.designs[i]
-    line = {"rank": row["rank"], "trial": row["trial"], "network": found.drawing.brief(choices)}
+    line = {
+        "rank": row["rank"],
+        "trial": row["trial"],
+        "network": tag("span", found.drawing.brief(choices), class_="wrapped"),
+    }
     if icon := found.drawing.icon(choices):
         line["icon"] = icon
     if found.run.sweep:
