@@ -258,7 +258,7 @@ def test_without_finals_the_accuracy_is_of_validation(tmp_path):
 def test_several_objectives(tmp_path):
     page = report([fill(begin(tmp_path / "pareto", reward=PARETO))])
     assert headings(page) == CHAPTERS
-    assert "ranked by their front in accuracy, -latency_s and -energy_j" in text(page)
+    assert "ranked by their front in accuracy, latency and energy" in text(page)
     volumes = charts(page)[2]["data"][0]["y"]
     assert volumes == sorted(volumes)
     assert volumes[-1] == 1
@@ -382,11 +382,11 @@ def test_tags_escape_all_but_html():
         (words.exact(2e-4, "s"), "200 µs"),
         (words.metric("energy_j", 4e-5), "energy 40 µJ"),
         (words.label("-latency_s"), "latency"),
-        (words.label("latency_ms_pixel3"), "latency ms pixel3"),
+        (words.label("latency_ms_pixel3"), "latency (pixel3)"),
         (words.value("test_accuracy", 0.9437), "94.4 %"),
         (words.value("latency_s", 1.32e-5), "13.2 µs"),
         (words.value("area_mm2", 4.2), "4.20 mm²"),
-        (words.value("latency_ms_pixel3", 17.34), "17.3"),
+        (words.value("latency_ms_pixel3", 17.34), "17.3 ms"),
         (words.value("loss", None), NONE),
         (words.ascii("17.3\u00a0µs ± 2 × 3 mm²"), "17.3 us +- 2 x 3 mm2"),
         (words.percent(0.5), "50.0 %"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import json
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -93,23 +94,35 @@ def paragraph(*children: Any, class_: str | None = None) -> Html:
     return tag("p", *children, class_=class_)
 
 
+# Colours of pictures in light and in dark: ink, quiet ink, rules, faint lines, paper; blues.
+SHADES = {
+    "#1d2530": "#e3e8ee",
+    "#5d6876": "#9ba6b3",
+    "#e6eaee": "#2a323c",
+    "#dde2e8": "#39424d",
+    "#ffffff": "#14181d",
+    "#1f4f8f": "#4a83cc",
+    "#1d5fa8": "#5b9bdc",
+}
 # Each chart's place stands right before its data.
 DRAW = """
+const shades = matchMedia('(prefers-color-scheme: dark)').matches ? SHADES : {};
 for (const data of document.querySelectorAll('script[type="application/json"]')) {
-  const figure = JSON.parse(data.textContent);
+  const text = data.textContent.replace(/#[0-9a-f]{6}/g, (colour) => shades[colour] ?? colour);
+  const figure = JSON.parse(text);
   Plotly.newPlot(data.previousElementSibling, figure.data, figure.layout,
                  {responsive: true, displaylogo: false, displayModeBar: false});
 }
-"""
+""".replace("SHADES", json.dumps(SHADES))
 
 STYLE = """
-:root { color-scheme: light; --ink: #1d2530; --quiet: #5d6876; --rule: #dde2e8; --wash: #f5f7f9;
-  --accent: #1d5fa8; --compute: #2c66a8; --fill: #93bbe0; --vector: #e3a84a; --sram: #8265ad;
-  --dram: #c4583f; --register: #5aa9a0; --arithmetic: #2c66a8; --leakage: #a3adb8;
+:root { color-scheme: light dark; --paper: #fff; --ink: #1d2530; --quiet: #5d6876;
+  --rule: #dde2e8; --wash: #f5f7f9; --accent: #1d5fa8; --compute: #2c66a8; --fill: #93bbe0;
+  --vector: #e3a84a; --sram: #8265ad; --dram: #c4583f; --register: #5aa9a0; --arithmetic: #2c66a8; --leakage: #a3adb8;
   --serif: Charter, "Bitstream Charter", "Charis SIL", "Sitka Text", Cambria, Georgia, serif;
   --sans: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1180px; padding: 3.2rem 2rem 5rem; background: #fff;
+body { margin: 0 auto; max-width: 1180px; padding: 3.2rem 2rem 5rem; background: var(--paper);
   color: var(--ink); font: 17px/1.55 var(--serif); }
 h1 { font-size: 2.1rem; line-height: 1.15; margin: 0 0 .9rem; letter-spacing: -.01em; }
 h2 { font-size: 1.4rem; line-height: 1.25; margin: 3.4rem 0 .8rem; padding-top: 1.1rem;
@@ -178,8 +191,24 @@ td small { display: block; font-size: .72rem; color: var(--quiet); }
 @media (max-width: 600px) { body { padding: 1.6rem 1rem 3rem; font-size: 16px; }
   h1 { font-size: 1.6rem; } h2 { margin-top: 2.4rem; } p.lead { font-size: 1.08rem; }
   .figures b { font-size: 1.35rem; } th, td { padding: .3rem; } table.facts th { width: 8rem; } }
+@media screen and (prefers-color-scheme: dark) {
+  :root { --paper: #14181d; --ink: #e3e8ee; --quiet: #9ba6b3; --rule: #2a323c; --wash: #1c2229;
+    --accent: #7fb2ea; }
+DARK }
 @media print { body { max-width: none; padding: 0; } section, figure { break-inside: avoid-page; } }
 """
+
+
+def _dark() -> str:
+    """The rules that give the pictures drawn here their dark colours."""
+    return "\n".join(
+        f'  svg:not(.main-svg) [{part}="{light}"] {{ {part}: {dark}; }}'
+        for light, dark in SHADES.items()
+        for part in ("fill", "stroke")
+    ) + "\n".join(  # the keys of pictures
+        f'  i[style="background:{light}"] {{ background: {dark} !important; }}'
+        for light, dark in SHADES.items()
+    )
 
 
 def page(title: str, *children: Any) -> str:
@@ -197,7 +226,7 @@ def page(title: str, *children: Any) -> str:
         Html(f'<meta http-equiv="Content-Security-Policy" content="{policy}"/>'),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("title", title),
-        tag("style", Html(STYLE)),
+        tag("style", Html(STYLE.replace("DARK", _dark()))),
     )
     body = tag(
         "body",
