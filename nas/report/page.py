@@ -118,7 +118,8 @@ for (const data of document.querySelectorAll('script[type="application/json"]'))
 STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1d2530; --quiet: #5d6876;
   --rule: #dde2e8; --wash: #f5f7f9; --accent: #1d5fa8; --compute: #2c66a8; --fill: #93bbe0;
-  --vector: #e3a84a; --sram: #8265ad; --dram: #c4583f; --register: #5aa9a0; --arithmetic: #2c66a8; --leakage: #a3adb8;
+  --vector: #e3a84a; --sram: #8265ad; --dram: #c4583f; --register: #5aa9a0;
+  --arithmetic: #2c66a8; --leakage: #a3adb8;
   --serif: Charter, "Bitstream Charter", "Charis SIL", "Sitka Text", Cambria, Georgia, serif;
   --sans: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 * { box-sizing: border-box; }

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     import pandas
 
 TOP = 15  # rows of the leaderboard shown
+COSTS = ("latency_s", "energy_j", "area_mm2")  # of a priced design
+SLACKS = (0.01, 0.05)  # how much worse than the best a cheaper design may be
 PICTURED = ("icon", "batch")  # columns of a page alone
-WORDS = {"run", "icon", "network", "bits", "batch", "accelerator", "found"}  # flush left
+WORDS = {"run", "choice", "icon", "network", "bits", "batch", "accelerator", "found"}  # flush left
 
 
 def summary(found: Findings) -> str:
@@ -126,6 +128,44 @@ def front(found: Findings) -> Html:
         ),
         charts.front_chart(found) if len(found.run.front.goals) > 1 else None,
         fold(f"The designs on the front ({len(on_front)})", board_table(found, on_front)),
+        alternatives(found),
+    )
+
+
+def alternatives(found: Findings) -> Html | None:
+    """The cheapest by each cost among the designs nearly as good as the best: a row a design."""
+    first, *others = found.metrics
+    goals = found.run.front.goals
+    costs = [m for m in others if m in COSTS or f"-{m}" in goals]
+    quality = found.board[first].to_numpy(float)
+    lower = f"-{first}" in goals
+    best = quality.min() if lower else quality.max()
+    worse = abs(quality - best) / (1 if words.is_share(first) else abs(best) or 1)
+    why: dict[int, list[str]] = {}
+    for cost in costs:
+        for slack in SLACKS:
+            near = found.board[worse <= slack + 1e-12]
+            row = near.sort_values([cost, first], ascending=[True, lower]).index[0]
+            text = f"least {words.label(cost)}"
+            if not any(each.startswith(text) for each in why.get(row, [])):
+                why.setdefault(row, []).append(f"{text} within {100 * slack:g}{words.SPACE}%")
+    if not why:
+        return None
+    units = units_of([found.board.iloc[i] for i in why], found.metrics)
+    heads = {"choice": "the choice of", **headings(found, units)}
+    rows = [{"choice": lines(*reasons), **cells(found, i, units)} for i, reasons in why.items()]
+    for name in ("rank", "batch", "found", "reward", *found.final_columns):
+        heads.pop(name, None)
+    near = "percentage points" if words.is_share(first) else "per cent"
+    return tag(
+        "div",
+        tag("h3", "What could be chosen instead"),
+        paragraph(
+            f"The cheapest designs of the leaderboard whose {words.label(first)} in the search is "
+            f"within so many {near} of the best.",
+            class_="note",
+        ),
+        design_table(heads, rows),
     )
 
 
