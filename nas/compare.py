@@ -28,6 +28,7 @@ from nas.trial import Metrics, Proposal, Status, Trial
 if TYPE_CHECKING:
     import pandas
 
+PICKED = " of the pick"  # ends the measures of final trainings
 MARGIN = 0.1  # of the front's extent, between its worst values and the reference
 
 
@@ -69,8 +70,14 @@ class Comparison:
         for controller, values in self.curves[measure].items():
             middle, half = band(values)
             at = [budget - 1 for budget in self.budgets]
-            rows.append([controller, *(_figure(middle[i], half[i]) for i in at)])
+            share = self.is_share(measure)
+            rows.append([controller, *(_figure(middle[i], half[i], share) for i in at)])
         return rows
+
+    def is_share(self, measure: str) -> bool:
+        """Whether a measure is a share of 1: of the front's volume, or of what is classified."""
+        what = self.score if measure == "regret" else measure.removesuffix(PICKED)
+        return measure == "hypervolume" or words.is_share(what)
 
 
 def compare(
@@ -224,7 +231,7 @@ class Simulation:
                 else {metric: np.nan}
                 for trial in picks
             ]
-            found[f"{words.label(metric)} of the pick"] = [each[metric] for each in finals]
+            found[words.label(metric) + PICKED] = [each[metric] for each in finals]
         return {measure: np.asarray(values).tolist() for measure, values in found.items()}
 
 
@@ -337,7 +344,7 @@ def band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return middle, t.ppf(0.975, n - 1) * values.std(axis=0, ddof=1) / np.sqrt(n)
 
 
-def _figure(middle: float, half: float) -> str:
-    if not np.isfinite(half):
-        return f"{middle:.4f}"
-    return f"{middle:.4f} ± {half:.4f}"
+def _figure(middle: float, half: float, share: bool) -> str:
+    scale, form, unit = (100, ".2f", f"{words.SPACE}%") if share else (1, ".4f", "")
+    error = f" ± {scale * half:{form}}" if np.isfinite(half) else ""
+    return f"{scale * middle:{form}}{error}{unit}"

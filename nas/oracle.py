@@ -20,6 +20,7 @@ from keras_tuner.engine.trial import Trial as TunerTrial
 from nas import controllers
 from nas.hyperparameters import to_choices, to_space, to_values
 from nas.store import dump, load
+from nas.table import look_up
 from nas.trial import Proposal, Status, Trial
 from search_spaces.space import Space
 
@@ -45,6 +46,8 @@ class Oracle(keras_tuner.Oracle):
         seed: int | None = None,
         **settings: Any,
     ):
+        table = controllers.CONTROLLERS | controllers.FOREIGN
+        look_up("controller", table, controller, options, controllers.HANDED_OVER)
         super().__init__(objective=objective, max_trials=max_trials, seed=seed, **settings)
         self.controller_name, self.options = controller, dict(options)
         self.controller: Any = None

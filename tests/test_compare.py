@@ -1,5 +1,8 @@
 """The comparison of controllers: its measures, its files, and that it is fair and repeatable."""
 
+import json
+import re
+
 import numpy as np
 import pytest
 from test_table import command, rows, settings, toml, write
@@ -94,6 +97,9 @@ def test_a_comparison_on_a_table(own, tmp_path, capsys):
     assert table["test accuracy of the pick"].max() <= 0.68
     page = (tmp_path / "a/comparison.html").read_text()
     assert page.count('<script type="application/json"') == 3 and "95 % confidence" in page
+    drawn = [json.loads(data) for data in re.findall(r'/json">(.*?)</script>', page)]
+    assert all(0 <= y <= 1 for each in drawn for trace in each["data"] for y in trace["y"])
+    assert re.search(r"random +\d+\.\d\d \+- \d+\.\d\d %", out), "shares are in per cent"
     assert command(capsys, *arguments, "--to", tmp_path / "b")[0] == 0
     first, again = (tmp_path / f"{name}/comparison.csv" for name in "ab")
     assert first.read_bytes() == again.read_bytes(), "seeds decide"

@@ -168,3 +168,14 @@ def test_an_exhausted_space_ends_the_search(tmp_path):
     tuner.search(verbose=0)
     n_designs = tuner.oracle.space.n_designs
     assert n_designs == 3 * (3 + 9 + 27) and 0.9 * n_designs < len(tuner.oracle.trials) <= n_designs
+
+
+@pytest.mark.parametrize(
+    ("controller", "options", "message"),
+    [("evolutoin", {}, "did you mean 'evolution'"), ("evolution", {"sampel": 2}, "'sample'")],
+)
+def test_a_controller_that_there_is_not_is_named_at_once(controller, options, message):
+    from nas.oracle import Oracle
+
+    with pytest.raises(ValueError, match=message):
+        Oracle(controller, options, objective="val_accuracy")

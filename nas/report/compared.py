@@ -35,7 +35,7 @@ def page_of(comparison: Comparison, preset: str) -> str:
         heads, *rows = comparison.lines(measure)
         bands = {label: band(values) for label, values in each.items()}
         meaning = MEANINGS.get(measure, OTHERWISE).format(score=comparison.score)
-        drawn = band_chart(bands, measure, meaning)
+        drawn = band_chart(bands, measure, meaning, share=comparison.is_share(measure))
         parts.append(section(measure.capitalize(), drawn, table(heads, rows, words=[0])))
     head = [
         paragraph("Comparison", class_="kicker"),
@@ -50,17 +50,23 @@ def page_of(comparison: Comparison, preset: str) -> str:
 
 
 def band_chart(
-    bands: Mapping[str, tuple[np.ndarray, np.ndarray]], measure: str, caption: str
+    bands: Mapping[str, tuple[np.ndarray, np.ndarray]], measure: str, caption: str, *, share: bool
 ) -> Html:
-    """A mean [n] of each label against trainings, its band in the same colour."""
+    """A mean [n] of each label against trainings, its band in the same colour, cut off where no
+    value can be: below 0, or on the logarithmic axis of a regret below all that is drawn, and above
+    1 of a share."""
     import plotly.graph_objects as go
 
     figure = go.Figure()
+    logarithmic, top = measure == "regret", 1.0 if share else np.inf
+    positive = [value for middle, _ in bands.values() for value in middle[middle > 0]]
+    bottom = min(positive, default=1e-4) / 2 if logarithmic else 0.0 if share else -np.inf
     for i, (label, (middle, half)) in enumerate(bands.items()):
         colour, name = RUNS[i % len(RUNS)], html.escape(label)
         x = np.arange(1, len(middle) + 1)
         drawn = np.isfinite(middle) & np.isfinite(half)
         edges = np.concatenate([(middle + half)[drawn], (middle - half)[drawn][::-1]])
+        edges = edges.clip(bottom, top)
         figure.add_scatter(
             x=np.concatenate([x[drawn], x[drawn][::-1]]).tolist(),
             y=edges.tolist(),
@@ -82,7 +88,11 @@ def band_chart(
         )
     figure.update_layout(margin={"l": 62, "r": 10, "t": 40, "b": 54}, hovermode="x unified")
     figure.update_xaxes(title_text="trainings")
-    figure.update_yaxes(title_text=measure, type="log" if measure == "regret" else "linear")
+    figure.update_yaxes(
+        title_text=measure,
+        type="log" if logarithmic else "linear",
+        tickformat="~%" if share else "~g",
+    )
     return chart(figure, caption, height=430)
 
 
