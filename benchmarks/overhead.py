@@ -205,7 +205,8 @@ def trial(folder: Path, n: int, n_peers: int) -> None:
 
 
 def memory(folder: Path, n_trainings: int) -> None:
-    from nas.executor import LocalExecutor, memory_of
+    from nas.executor import LocalExecutor
+    from nas.process import memory_of
     from nas.store import Store
 
     store, held = Store(folder / "memory.sqlite", create=True), []

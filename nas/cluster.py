@@ -30,7 +30,8 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from nas.cluster_worker import TOKEN, code_digest, package_files
-from nas.executor import ENVIRONMENT, PARK_PATIENCE_S, ExecutorError, Limits
+from nas.executor import PARK_PATIENCE_S, ExecutorError, Limits
+from nas.process import ENVIRONMENT
 from nas.run_dir import write_whole
 
 SCHEMES = ("tcp", "tls", "ws", "wss", "ucx", "file")

@@ -21,7 +21,7 @@ import functools
 import inspect
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from importlib import resources
+from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +149,12 @@ def override(table: dict, key: str, value: Any) -> None:
     if key in TABLES and value.get("name", section["name"]) != section["name"]:
         section = {}
     table[key] = {**section, **value}
+
+
+def override_data(table: dict, path: str | Path) -> None:
+    """Name where the data set or the table lies, unless `path` is empty."""
+    if path:
+        override(table, "evaluator", {"path": str(Path(path).resolve())})
 
 
 def complete(table: Mapping) -> dict:
@@ -388,9 +394,14 @@ def make_fidelities(config: dict) -> list[int]:
     return found
 
 
-def load_run(table: dict) -> dict:
-    """The configuration of an existing run; RunError where this version cannot read it."""
+def load_run(table: dict, data: str | Path = "") -> dict:
+    """The configuration of an existing run; RunError where this version cannot read it. data: as
+    of `override_data`."""
+    own = {k: v for k, v in table.items() if k != "versions"}
+    override_data(own, data)
     try:
-        return complete({k: v for k, v in table.items() if k != "versions"})
+        return complete(own)
     except ValueError as error:
-        raise RunError(f"config.toml of the run is not valid here: {error}") from error
+        then, now = table.get("versions", {}).get("nas-codesign"), metadata.version("nas-codesign")
+        versions = "" if then == now else f" (begun with version {then}, this is {now})"
+        raise RunError(f"config.toml of the run is not valid here{versions}: {error}") from error

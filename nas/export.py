@@ -49,8 +49,6 @@ def keras_model(run: Run, trial_id: int) -> tuple[keras.Model, dict[str, dict]]:
     the graph, their gradients passed straight through. With it the bits and the step of every
     kernel, by the variable's path. Raises ValueError for a trial without a final training.
     """
-    import keras
-
     if run.sweep is None:
         raise ValueError(f"{run.dir.path} looked designs up in a table: there is none to export")
     finals = run.finals()
@@ -59,6 +57,8 @@ def keras_model(run: Run, trial_id: int) -> tuple[keras.Model, dict[str, dict]]:
         raise ValueError(
             f"trial {trial_id} has no final training to export; trials that have: {there}"
         )
+    import keras
+
     tensors = read_tensors(run.dir.weights(finals[trial_id][1]))
     encoding = run.trial(trial_id).proposal.encoding
     choices = run.space.decode(encoding)

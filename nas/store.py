@@ -88,6 +88,10 @@ class StoreError(ValueError):
     """The file is not a store, is damaged, or belongs to a newer version."""
 
 
+class NewerVersion(StoreError):
+    """The file is whole, and this version does not know its format."""
+
+
 class DiskFull(RuntimeError):
     """Nothing more can be written; what was committed is kept."""
 
@@ -155,9 +159,11 @@ class Store:
             self.rows("PRAGMA trusted_schema = OFF")
             version = self.rows("PRAGMA user_version")[0][0]
             if version > len(MIGRATIONS):
-                raise StoreError(
+                if path and self.rows(SCHEMA) == expected_schema():
+                    raise self.damaged(f"its format is said to be {version}, and is not")
+                raise NewerVersion(
                     f"{path} was written by a newer version (format {version}, this one knows "
-                    f"{len(MIGRATIONS)}), or is damaged; upgrade nas-codesign, or try 'nas repair'"
+                    f"{len(MIGRATIONS)}); upgrade nas-codesign"
                 )
             if not read_only:
                 self.rows(f"PRAGMA page_size = {PAGE_SIZE}")

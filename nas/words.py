@@ -151,7 +151,12 @@ def signed(value: float) -> str:
 
 def ascii(text: str) -> str:
     """A text for a terminal that may know no other characters."""
-    return text.translate(str.maketrans(PLAIN))
+    return printable(text.translate(str.maketrans(PLAIN)))
+
+
+def printable(text: str) -> str:
+    """A text, perhaps a stranger's, that gives a terminal no commands."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def label(metric: str) -> str:

@@ -1,6 +1,7 @@
 """Real runs through the command: trained, killed, resumed, reported, exported."""
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import pytest
 
 import nas
 from nas import config, data
-from nas.executor import Limits, LocalExecutor
+from nas.executor import PARK_PATIENCE_S, Limits, LocalExecutor
 from nas.export import export_keras
 from nas.store import Store, StoreError
 from search_spaces.quantizers import weight_levels
@@ -96,17 +97,28 @@ def wait_until_told(path: Path, n: int, process: subprocess.Popen) -> None:
 
 
 def test_a_killed_run_ends_as_the_undisturbed_one(folder, finished):
-    """SIGKILL of the parent twice, Ctrl-C between; one worker, where the first run had two."""
+    """SIGKILL, Ctrl-C, SIGTERM and then Ctrl-C; one worker, where the first run had two."""
     path = folder / "b"
     begin = command("search", *SMALL, "--run", path, "--workers", 1)
-    for n_told, how in ((1, signal.SIGKILL), (2, signal.SIGINT), (3, signal.SIGKILL)):
+    for n_told, how in ((1, signal.SIGKILL), (2, signal.SIGINT), (3, signal.SIGTERM)):
         process = subprocess.Popen(
-            begin if n_told == 1 else command("resume", path), cwd=folder,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            begin if n_told == 1 else command("resume", path), cwd=folder, text=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
+            preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         wait_until_told(path, n_told, process)
+        if how == signal.SIGTERM:  # parking will have to wait for a worker that says nothing
+            with closing(Store(path / "trials.sqlite", read_only=True)) as store:
+                os.kill(store.workers()[0][0]["pid"], signal.SIGSTOP)
+        begun = time.monotonic()
         process.send_signal(how)
-        assert process.wait() == (130 if how == signal.SIGINT else -how)
+        if how == signal.SIGTERM:
+            assert any("interrupt again to end at once" in line for line in process.stderr)
+            process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+        assert process.returncode == (-how if how == signal.SIGKILL else 130)
+        assert how == signal.SIGKILL or f"go on with: nas resume {path}" in said
+        assert how != signal.SIGTERM or time.monotonic() - begun < PARK_PATIENCE_S / 2
     last = nas_command("resume", path, cwd=folder)
     assert last.returncode == 0, last.stderr
     ours, theirs = (p / "leaderboard.csv" for p in (path, finished[0]))

@@ -1,5 +1,6 @@
 """The store: what is written is read back, whole steps or none, and nothing that could run."""
 
+import contextlib
 import json
 import sqlite3
 
@@ -105,8 +106,11 @@ def test_files_of_another_kind_are_named(tmp_path):
         Store(text)
     newer = tmp_path / "newer.sqlite"
     Store(newer, create=True).close()
-    with sqlite3.connect(newer) as connection:
-        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
-    connection.close()
-    with pytest.raises(StoreError, match="written by a newer version"):
-        Store(newer)
+    for change, said in (
+        (f"PRAGMA user_version = {len(MIGRATIONS) + 1}", "its format is said to be .*, and is not"),
+        ("CREATE TABLE devices (name TEXT)", "written by a newer version"),
+    ):
+        with contextlib.closing(sqlite3.connect(newer)) as connection:
+            connection.execute(change)
+        with pytest.raises(StoreError, match=said):
+            Store(newer)
