@@ -11,7 +11,7 @@ preset, trials, seed, workers, in_flight, hours, constraints, deterministic
               trained again at the next (fidelities.py). A promotion counts as a trial
 [final]       top: how many designs are trained longer at the end
 [limits]      of workers, as `nas.executor.Limits`: trial_timeout, trial_memory, max_attempts, ...
-[cluster]     dask: the address of a scheduler, and what nas/cluster.py says of the rest
+[cluster]     dask: the address of a scheduler, and what nas/dask_executor.py says of the rest
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ from typing import NamedTuple
 import numpy as np
 
 from nas.run_dir import RunDir, RunError, write_whole
-from nas.store import COLUMNS, PAGE_SIZE, NewerVersion, Store, StoreError, load, seal
+from nas.schema import COLUMNS, PAGE_SIZE, load, seal
+from nas.store import NewerVersion, Store, StoreError
 from nas.trial import Proposal, Status, Trial
 
 LEAF = 13  # the first byte of a page that holds rows of a table

@@ -18,7 +18,8 @@ import tomli_w
 
 from nas import cluster, feasibility
 from nas import config as configuration
-from nas.cluster import DaskExecutor
+from nas.dask_executor import DaskExecutor
+from nas.dask_executor import make as make_dask_executor
 from nas.executor import InProcess, Limits, LocalExecutor
 from nas.progress import Progress
 from nas.reward import Pareto
@@ -350,7 +351,7 @@ def make_executor(
     named = {"limits": Limits(**run.config["limits"]), "on_change": on_change}
     folder = run.dir.checkpoints
     if where and where["dask"]:
-        return cluster.make(where, n_workers, name, options, folder, **named)
+        return make_dask_executor(where, n_workers, name, options, folder, **named)
     return LocalExecutor(n_workers, name, options, run.dir.log, folder, **named)
 
 

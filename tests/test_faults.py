@@ -27,7 +27,8 @@ from nas.executor import ExecutorError, Limits, LocalExecutor
 from nas.repair import repair
 from nas.run import Run
 from nas.run_dir import RunDir, RunError, read_tensors
-from nas.store import MIGRATIONS, DiskFull, Store, StoreError
+from nas.schema import MIGRATIONS
+from nas.store import DiskFull, Store, StoreError
 from nas.trial import Growing, Grown, Proposal, Status, Trial
 
 SEED = 4

@@ -7,7 +7,8 @@ import sqlite3
 import numpy as np
 import pytest
 
-from nas.store import MIGRATIONS, Store, StoreError, dump, load
+from nas.schema import MIGRATIONS, dump, load
+from nas.store import Store, StoreError
 from nas.trial import Proposal, Status, Trial
 
 
