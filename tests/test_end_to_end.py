@@ -25,7 +25,8 @@ from search_spaces.quantizers import weight_levels
 SMALL = [
     "quickstart", "--trials", "5", "--seed", "1", "--set", "evaluator.images=600",
     "--set", "evaluator.epochs=1", "--set", "evaluator.final_epochs=1", "--set", "final.top=1",
-    "--set", "cell.width=8", "--set", "cell.depth=1", "--set", "train.batch=64",
+    "--set", "cell.width=8", "--set", "cell.depth=1", "--set", "cell.resolution=16",
+    "--set", "train.batch=64",
 ]  # fmt: skip
 
 
@@ -219,7 +220,8 @@ def retrain(*arguments, cwd) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-c", WITHOUT_TENSORFLOW, script, *map(str, arguments)],
         cwd=cwd, capture_output=True, text=True, timeout=240,
-        env={**os.environ, "KERAS_BACKEND": "jax"},
+        env={**os.environ, "KERAS_BACKEND": "jax",  # and compiled quickly, to run slowly
+             "XLA_FLAGS": "--xla_backend_optimization_level=0"},
     )  # fmt: skip
 
 
@@ -287,10 +289,11 @@ def test_reports_of_a_finished_run(finished, folder):
 
 def test_a_worker_that_is_killed_gives_its_task_to_another(tmp_path):
     """Once it is retried; killed again, the task comes back with what happened."""
-    options = {"dataset": "cifar10-sample", "epochs": 200, "images": 2000}
-    task = {"id": 4, "kind": "trial", "seed": 0, "choices": small_choices()}
+    task = {"id": 4, "kind": "trial", "seed": 0, "choices": {"seconds": 100}}
     limits = Limits(max_attempts=2)
-    with LocalExecutor(1, "proxy", options, tmp_path / "log", limits=limits) as executor:
+    with LocalExecutor(
+        1, "tests.sleeping:Sleeping", {}, tmp_path / "log", limits=limits
+    ) as executor:
         executor.submit(task)
         for _ in range(2):
             kill_when_training(executor, executor.workers[0])
