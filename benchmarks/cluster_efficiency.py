@@ -28,7 +28,7 @@ from distributed import Client, Worker
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from nas import config as configuration
-from nas.cluster import DaskExecutor
+from nas.dask_executor import DaskExecutor
 from nas.pricing import price_designs
 from nas.search import Search
 from nas.store import Store

@@ -11,6 +11,7 @@ trial   processor time of the search's own process from one trial to the next, a
         trials before the last 200 are laid into the store without being searched.
 memory  how the search's own process grows over 1,000 trials, and a worker over --trainings.
 worker  the seconds until a worker of the quick start is ready, and their share of its run.
+cluster how much of their time 1 to 32 Dask workers spend in trials: cluster_efficiency.py.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from functools import partial
@@ -205,7 +208,8 @@ def trial(folder: Path, n: int, n_peers: int) -> None:
 
 
 def memory(folder: Path, n_trainings: int) -> None:
-    from nas.executor import LocalExecutor, memory_of
+    from nas.executor import LocalExecutor
+    from nas.process import memory_of
     from nas.store import Store
 
     store, held = Store(folder / "memory.sqlite", create=True), []
@@ -258,7 +262,13 @@ def worker(folder: Path) -> None:
     )
 
 
-PARTS = "trial", "memory", "worker"
+def cluster() -> None:
+    """As a script of its own."""
+    script = Path(__file__).with_name("cluster_efficiency.py")
+    subprocess.run([sys.executable, script], check=True)
+
+
+PARTS = "trial", "memory", "worker", "cluster"
 
 
 def main() -> None:
@@ -276,6 +286,8 @@ def main() -> None:
             memory(folder, options.trainings)
         if "worker" in options.only:
             worker(folder)
+        if "cluster" in options.only:
+            cluster()
 
 
 if __name__ == "__main__":

@@ -320,7 +320,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from nas.executor import ENVIRONMENT
+    from nas.process import ENVIRONMENT
 
     os.environ |= ENVIRONMENT
     main()

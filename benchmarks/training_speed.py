@@ -429,7 +429,7 @@ def compare_layouts(options) -> None:
 
 
 def use_one_thread() -> None:
-    from nas.executor import ENVIRONMENT
+    from nas.process import ENVIRONMENT
 
     os.environ.update(ENVIRONMENT)
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})

@@ -11,7 +11,7 @@ preset, trials, seed, workers, in_flight, hours, constraints, deterministic
               trained again at the next (fidelities.py). A promotion counts as a trial
 [final]       top: how many designs are trained longer at the end
 [limits]      of workers, as `nas.executor.Limits`: trial_timeout, trial_memory, max_attempts, ...
-[cluster]     dask: the address of a scheduler, and what nas/cluster.py says of the rest
+[cluster]     dask: the address of a scheduler, and what nas/dask_executor.py says of the rest
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import functools
 import inspect
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from importlib import resources
+from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +165,12 @@ def override(table: dict, key: str, value: Any) -> None:
     if key in TABLES and value.get("name", section["name"]) != section["name"]:
         section = {}
     table[key] = {**section, **value}
+
+
+def override_data(table: dict, path: str | Path) -> None:
+    """Name where the data set or the table lies, unless `path` is empty."""
+    if path:
+        override(table, "evaluator", {"path": str(Path(path).resolve())})
 
 
 def complete(table: Mapping) -> dict:
@@ -413,9 +419,14 @@ def make_fidelities(config: dict) -> list[int]:
     return found
 
 
-def load_run(table: dict) -> dict:
-    """The configuration of an existing run; RunError where this version cannot read it."""
+def load_run(table: dict, data: str | Path = "") -> dict:
+    """The configuration of an existing run; RunError where this version cannot read it. data: as
+    of `override_data`."""
+    own = {k: v for k, v in table.items() if k != "versions"}
+    override_data(own, data)
     try:
-        return complete({k: v for k, v in table.items() if k != "versions"})
+        return complete(own)
     except ValueError as error:
-        raise RunError(f"config.toml of the run is not valid here: {error}") from error
+        then, now = table.get("versions", {}).get("nas-codesign"), metadata.version("nas-codesign")
+        versions = "" if then == now else f" (begun with version {then}, this is {now})"
+        raise RunError(f"config.toml of the run is not valid here{versions}: {error}") from error

@@ -9,27 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import selectors
-import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 from nas.checkpoint import partial_path
 from nas.evaluators import perform
+from nas.process import ENVIRONMENT, MIB, Worker, memory_of
 
-ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1"}
-THREADS = "OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"
-N_LAST_LINES = 8  # of its log, in the error of a trial whose worker ended
 START_PATIENCE_S = 300.0  # without a sign of life while libraries are loaded
+HUNG, HUNG_S = 30.0, 600.0  # times the longest trial that ended, and at least so many seconds
 MEMORY_TICK_S = 0.2  # how often memory is looked at where it is limited
 PARK_PATIENCE_S = 20.0
-MIB = 2**20
 
 
 class ExecutorError(RuntimeError):
@@ -40,10 +37,12 @@ class ExecutorError(RuntimeError):
 class Limits:
     """What a worker may take.
 
-    trial_timeout: seconds of one attempt at a trial; trial_memory: MiB of its worker, whatever the
-    task; 0: no limit. recycle_memory: MiB by which a worker may have grown between tasks before
-    another takes its place. heartbeat: seconds; a worker silent for two is dead. max_attempts: at a
-    task whose worker ended, before the task has failed. threads: of each worker.
+    trial_timeout: seconds of one attempt at a trial; 0: 30 times the longest that ended before, and
+    at least 10 minutes, which ends what hangs while its process is alive. trial_memory: MiB of its
+    worker, whatever the task; 0: no limit. recycle_memory: MiB by which a worker may have grown
+    between tasks before another takes its place. heartbeat: seconds; a worker silent for two is
+    dead. max_attempts: at a task whose worker ended, before the task has failed. threads: of each
+    worker.
     """
 
     trial_timeout: float = 0.0
@@ -52,69 +51,6 @@ class Limits:
     heartbeat: float = 15.0
     max_attempts: int = 3
     threads: int = 1
-
-
-def memory_of(pid: int) -> int:
-    """Bytes that a process holds in memory; 0 where the system does not say (no /proc)."""
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except (OSError, IndexError):
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-class Lines:
-    """The whole lines that have come through a pipe; never waits."""
-
-    def __init__(self, pipe: IO[bytes]):
-        self.pipe, self.rest, self.ended = pipe, b"", False
-        os.set_blocking(pipe.fileno(), False)
-
-    def read(self) -> list[str]:
-        while not self.ended:
-            try:
-                data = os.read(self.pipe.fileno(), 65536)
-            except BlockingIOError:
-                break
-            self.rest += data
-            self.ended = not data
-        *lines, self.rest = self.rest.split(b"\n")
-        return [line.decode("utf-8", "replace") for line in lines]
-
-
-class Worker:
-    """One process, the task it works on, and the last lines that it wrote to its log."""
-
-    def __init__(self, setup: dict, threads: int, environment: Mapping[str, str]):
-        self.task: dict | None = None
-        self.ready = False
-        self.grown_from = 0  # bytes held when it was ready
-        self.seen = self.since = time.monotonic()  # of its last sign of life; of its task
-        self.last_lines: deque[str] = deque(maxlen=N_LAST_LINES)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "nas.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            env={**os.environ, **environment, **dict.fromkeys(THREADS, str(threads))},
-        )
-        self.answers, self.log = Lines(self.process.stdout), Lines(self.process.stderr)
-        self.send(setup)
-
-    def send(self, message: dict) -> None:
-        # where it has died its output ends too, and there that is seen and counted
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.write(json.dumps(message).encode() + b"\n")
-            self.process.stdin.flush()
-
-    def stop(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        with contextlib.suppress(BrokenPipeError):
-            self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.stderr.close()
 
 
 class InProcess:
@@ -185,6 +121,7 @@ class LocalExecutor:
         self.landed: deque[dict] = deque()
         self.returned: list[dict] = []  # results whose partial work is not needed any more
         self.failed_starts = 0  # in a row
+        self.longest: dict[Any, float] = {}  # fidelity -> seconds of the longest trial that ended
         self.looked = self.reported = time.monotonic()
         self.selector = selectors.DefaultSelector()
         self.workers = [self._start(i) for i in range(n_workers)]
@@ -339,7 +276,11 @@ class LocalExecutor:
                 worker.since = time.monotonic()
                 worker.grown_from = memory_of(worker.process.pid)
                 continue
+            task, seconds = worker.task, time.monotonic() - worker.since
             worker.task, worker.since = None, time.monotonic()
+            if "metrics" in message and task["kind"] == "trial":
+                whose = task.get("fidelity")
+                self.longest[whose] = max(self.longest.get(whose, 0.0), seconds)
             if not message.get("parked"):
                 result = message
             grown = memory_of(worker.process.pid) - worker.grown_from
@@ -363,9 +304,15 @@ class LocalExecutor:
         if worker.task is None:
             return None
         seconds = now - worker.since
-        is_trial = worker.task["kind"] == "trial"
-        if limits.trial_timeout and is_trial and seconds > limits.trial_timeout:
-            return f"it ran past limits.trial_timeout = {limits.trial_timeout:g} s"
+        if worker.task["kind"] == "trial":
+            longest = self.longest.get(worker.task.get("fidelity"), math.inf)
+            if limits.trial_timeout and seconds > limits.trial_timeout:
+                return f"it ran past limits.trial_timeout = {limits.trial_timeout:g} s"
+            if not limits.trial_timeout and seconds > max(HUNG * longest, HUNG_S):
+                return (
+                    f"it ran for {seconds:.0f} s, the longest that ended for {longest:.1f} s; "
+                    "limits.trial_timeout sets another limit"
+                )
         if limits.trial_memory:
             held = memory_of(worker.process.pid) // MIB
             if held > limits.trial_memory:

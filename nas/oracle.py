@@ -19,7 +19,7 @@ from keras_tuner.engine.trial import Trial as TunerTrial
 
 from nas import controllers
 from nas.hyperparameters import to_choices, to_space, to_values
-from nas.store import dump, load
+from nas.schema import dump, load
 from nas.table import look_up
 from nas.trial import Proposal, Status, Trial
 from search_spaces.space import Space

@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from nas import pareto, words
 from nas.early_stopping import stopped
-from nas.store import Store, dump, load
+from nas.schema import dump, load
+from nas.store import Store
 from nas.trial import Status, Trial
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from typing import NamedTuple
 import numpy as np
 
 from nas.run_dir import RunDir, RunError, write_whole
-from nas.store import COLUMNS, PAGE_SIZE, Store, StoreError, load, seal
+from nas.schema import COLUMNS, PAGE_SIZE, load, seal
+from nas.store import NewerVersion, Store, StoreError
 from nas.trial import Proposal, Status, Trial
 
 LEAF = 13  # the first byte of a page that holds rows of a table
@@ -47,8 +48,7 @@ def repair(path: str | Path) -> Saved:
     where this is no run, is in use, or the configuration is lost with the store.
     """
     run = RunDir(path)
-    if not run.path.is_dir():
-        raise RunError(f"{run.path} is no directory; 'ls runs' shows what there is")
+    run.check_files()
     before = sorted(run.path.glob("trials.damaged-*.sqlite"))
     source = run.store if run.store.exists() or not before else before[-1]
     if not source.exists():
@@ -62,9 +62,10 @@ def repair(path: str | Path) -> Saved:
                 run.read_config()
                 return Saved(0, 0, [], None, False)
             return Saved(0, 0, [], None, restore_config(run, texts))
-        except StoreError as error:
-            if "newer version" in str(error) and "damaged" not in str(error):
-                raise
+        except NewerVersion:
+            raise
+        except StoreError:
+            pass
         rows = salvage(source)
         texts = [
             rows["settings"][n][1] for n in ("config", "config_before") if n in rows["settings"]

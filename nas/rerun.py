@@ -15,15 +15,17 @@ from nas.trial import Status
 MEASURED = ("seconds", "cpu_seconds", "flops", "peak_share", "peak_rss_bytes")
 
 
-def rerun(path: str | Path, id: int) -> tuple[list[list[str]], bool]:
+def rerun(path: str | Path, id: int, data: str | Path = "") -> tuple[list[list[str]], bool]:
     """Lines of cells, recorded and again and their difference, a metric each; whether all are the
-    same. The run is not changed. Raises ValueError for a trial that was not trained."""
-    run = Run(path)
+    same. The run is not changed. data: where the data set lies now, if it was moved. Raises
+    ValueError for a trial that was not trained."""
+    run = Run(path, data)
     trial = run.trial(id)
     if trial.status is not Status.COMPLETE:
         raise ValueError(f"trial {id} is {trial.status}: there is no training to compare with")
     if trial.repeats is not None:
         raise ValueError(f"trial {id} repeats trial {trial.repeats}; train that one again")
+    run.evaluator.check(run.space)
     fidelities = configuration.make_fidelities(run.config)
     with make_executor(run, n_workers=1) as executor:
         executor.submit(task_of(trial, run.space, fidelities, kind="rerun"))

@@ -18,7 +18,8 @@ import tomli_w
 
 from nas import cluster, feasibility
 from nas import config as configuration
-from nas.cluster import DaskExecutor
+from nas.dask_executor import DaskExecutor
+from nas.dask_executor import make as make_dask_executor
 from nas.executor import InProcess, Limits, LocalExecutor
 from nas.progress import Progress
 from nas.reward import Pareto
@@ -37,9 +38,10 @@ log = logging.getLogger("nas")
 
 
 class Run:
-    """A run on disk, read without changing it."""
+    """A run on disk, read without changing it. data: where its data set or table lies now, if that
+    was moved."""
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, data: str | Path = ""):
         self.dir = RunDir(path)
         self.dir.check_run()
         written = []
@@ -47,7 +49,7 @@ class Run:
             with self.store() as store:
                 written = [store.get(name) for name in ("config", "config_before")]
         self.table = self.dir.read_config(written)
-        self.config = configuration.load_run(self.table)
+        self.config = configuration.load_run(self.table, data)
         self.space: Space = configuration.make_space(self.config)
         self.reward = configuration.make_reward(self.config)
         self.front = Pareto(objectives=self.reward.goals)  # what the front shown is over
@@ -128,8 +130,7 @@ def search(
         configuration.override(table, key, value)
     for assignment in assignments:
         configuration.assign(table, assignment)
-    if data:
-        configuration.override(table, "evaluator", {"path": str(Path(data).resolve())})
+    configuration.override_data(table, data)
     config = configuration.complete(table)
     if config["evaluator"].get("teacher"):  # a resumed run may begin in another folder
         config["evaluator"]["teacher"] = str(Path(config["evaluator"]["teacher"]).resolve())
@@ -155,15 +156,17 @@ def begin(config: dict, path: str | Path, *, progress: bool = True) -> Run:
         return _go_on(Run(run_dir.path), config["cluster"], progress=progress)
 
 
-def resume(path: str | Path, *, progress: bool = True, **overrides: Any) -> Run:
-    """Go on with a run from where it was left. overrides: trials, workers, hours, limits,
-    cluster.
+def resume(
+    path: str | Path, *, data: str | Path = "", progress: bool = True, **overrides: Any
+) -> Run:
+    """Go on with a run from where it was left. data: where the data set or the table lies now, if
+    it was moved. overrides: trials, workers, hours, limits, cluster.
 
     A run that was ended at any instant gives the trials and the leaderboard that it would have
     given undisturbed. It goes on here unless a cluster is named: a scheduler can run code on its
     clients, and the run may be a stranger's. Raises as `search` does.
     """
-    run = Run(path)
+    run = Run(path, data)
     table = dict(run.config)
     for key, value in overrides.items():
         configuration.override(table, key, value)
@@ -203,7 +206,7 @@ def resume(path: str | Path, *, progress: bool = True, **overrides: Any) -> Run:
                     then.get(name, "unknown"),
                     now.get(name, "unknown"),
                 )
-        if config != run.config:
+        if data or config != run.config:
             text = tomli_w.dumps({**config, "versions": then})
             with contextlib.closing(Store(run.dir.store)) as store, store.transaction():
                 store.set("config_before", run.dir.config.read_bytes().decode())
@@ -362,7 +365,7 @@ def make_executor(
     named = {"limits": Limits(**run.config["limits"]), "on_change": on_change}
     folder = run.dir.checkpoints
     if where and where["dask"]:
-        return cluster.make(where, n_workers, name, options, folder, **named)
+        return make_dask_executor(where, n_workers, name, options, folder, **named)
     return LocalExecutor(n_workers, name, options, run.dir.log, folder, **named)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import io
 import os
 import re
@@ -35,7 +36,8 @@ def write_whole(path: Path, content: str | bytes) -> None:
     if not path.parent.is_dir():
         raise RunError(f"no directory {path.parent} to write {path.name} into")
     partial = path.with_name(path.name + ".part")
-    with open(partial, "wb") as file:
+    partial.unlink(missing_ok=True)
+    with open(partial, "xb") as file:  # a new one: never through a link that another put here
         file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
@@ -94,7 +96,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 def next_run(parent: Path, name: str) -> Path:
     """The first unused `parent/name-NNN`."""
     pattern = re.compile(re.escape(name) + r"-(\d+)$")
-    found = [pattern.match(p.name) for p in parent.glob(f"{name}-*")]
+    found = [pattern.match(p.name) for p in parent.glob(f"{glob.escape(name)}-*")]
     last = max((int(m.group(1)) for m in found if m), default=0)
     return parent / f"{name}-{last + 1:03d}"
 
@@ -146,14 +148,20 @@ class RunDir:
 
     def check_run(self) -> None:
         """Raise RunError unless this is a run, all of whose files are its own."""
-        if not self.path.is_dir():
-            raise RunError(f"{self.path} is no directory; 'ls runs' shows what there is")
+        self.check_files()
         if not self.config.exists():
             raise RunError(f"{self.path} is not a run: it has no config.toml")
-        for folder in (self.path, self.checkpoints):
+
+    def check_files(self) -> None:
+        """Raise RunError unless this is a directory of plain files, in folders of its own."""
+        if not self.path.is_dir():
+            raise RunError(f"{self.path} is no directory; 'ls runs' shows what there is")
+        for folder in (self.path, self.checkpoints, self.checkpoints / "partial"):
             for entry in folder.iterdir() if folder.is_dir() else ():
                 if entry.is_symlink():  # what is written here would be written there
                     raise RunError(f"{entry} leads elsewhere; put the file itself in its place")
+                if not (entry.is_file() or entry.is_dir()) and entry.exists():
+                    raise RunError(f"{entry} is neither a file nor a folder; remove it")
 
     def create(self, text: str) -> None:
         """Make the directory and write the configuration's text, which makes it a run."""

@@ -2,83 +2,25 @@
 
 One process writes (WAL lets others read meanwhile). Everything that belongs to one step is one
 transaction, so that after a crash the file holds the state before a step or after it, never
-between. Arrays and metrics are JSON; nothing stored can run code. Rows carry checksums: what the
-disk has changed is recognized when it is read.
+between. Rows carry checksums: what the disk has changed is recognized when it is read.
 """
 
 from __future__ import annotations
 
-import base64
 import functools
-import json
 import math
 import os
 import sqlite3
 import time
-import zlib
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from nas.schema import COLUMNS, MIGRATIONS, PAGE_SIZE, SCHEMA, dump, load, seal, sealed
 from nas.trial import Grown, Proposal, Status, Trial
 
-COLUMNS = {  # of what is sealed, in the order of the seal
-    "trials": "id, encoding, note, seed, status, metrics, error, repeats, told, asked_at, "
-    "finished_at",
-    "finals": "trial, metrics, weights, finished_at",
-    "controller": "id, state, n_asked, n_told",
-    "grown": "name, first, data",
-    "settings": "name, value",
-    "saved": "id, encoding, seed, status, metrics, error",
-}
-
-
-def sealed(table: str, key: str) -> str:
-    """SQL that renews the checksum of a row after it was written."""
-    return f"UPDATE {table} SET seal = seal('{table}', {COLUMNS[table]}) WHERE {key}"
-
-
-# Each entry takes a file from the version of its position to the next; never edit one that shipped.
-MIGRATIONS = [
-    """
-    CREATE TABLE trials (
-        id INTEGER PRIMARY KEY, encoding TEXT NOT NULL, note TEXT NOT NULL, seed INTEGER NOT NULL,
-        status TEXT NOT NULL, metrics TEXT NOT NULL, error TEXT, repeats INTEGER,
-        told INTEGER UNIQUE, asked_at REAL NOT NULL, finished_at REAL);
-    CREATE INDEX trials_untold ON trials (id) WHERE told IS NULL;
-    CREATE INDEX trials_encoding ON trials (encoding);
-    CREATE TABLE finals (
-        trial INTEGER PRIMARY KEY REFERENCES trials (id), metrics TEXT NOT NULL,
-        weights TEXT NOT NULL, finished_at REAL NOT NULL);
-    CREATE TABLE controller (id INTEGER PRIMARY KEY CHECK (id = 0), state TEXT NOT NULL);
-    CREATE TABLE events (at REAL NOT NULL, text TEXT NOT NULL);
-    """,
-    # checksums; the rows that a controller only adds to; what a run was begun with; what was saved
-    # of a damaged store; the workers
-    f"""
-    ALTER TABLE trials ADD COLUMN seal INTEGER;
-    CREATE INDEX trials_status ON trials (status, repeats, told);
-    ALTER TABLE finals ADD COLUMN seal INTEGER;
-    ALTER TABLE controller ADD COLUMN n_asked INTEGER;
-    ALTER TABLE controller ADD COLUMN n_told INTEGER;
-    ALTER TABLE controller ADD COLUMN seal INTEGER;
-    CREATE TABLE grown (
-        name TEXT NOT NULL, first INTEGER NOT NULL, data BLOB NOT NULL, seal INTEGER,
-        PRIMARY KEY (name, first));
-    CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL, seal INTEGER);
-    CREATE TABLE saved (
-        id INTEGER PRIMARY KEY, encoding TEXT NOT NULL, seed INTEGER NOT NULL,
-        status TEXT NOT NULL, metrics TEXT NOT NULL, error TEXT, seal INTEGER);
-    CREATE TABLE workers (number INTEGER PRIMARY KEY, status TEXT NOT NULL, at REAL NOT NULL);
-    UPDATE controller SET n_asked = (SELECT COUNT(*) FROM trials),
-        n_told = (SELECT COUNT(told) FROM trials);
-    {sealed("trials", "1")}; {sealed("finals", "1")}; {sealed("controller", "1")};
-    """,
-]
-PAGE_SIZE = 4096
 FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
 UNREADABLE = {sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ}
 BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
@@ -88,45 +30,12 @@ class StoreError(ValueError):
     """The file is not a store, is damaged, or belongs to a newer version."""
 
 
+class NewerVersion(StoreError):
+    """The file is whole, and this version does not know its format."""
+
+
 class DiskFull(RuntimeError):
     """Nothing more can be written; what was committed is kept."""
-
-
-def seal(*values) -> int:
-    """The checksum of a row: a change of any one byte gives another."""
-    return zlib.crc32(repr(values).encode())
-
-
-def dump(value: Any) -> str:
-    """JSON text of plain values and NumPy arrays; NaN becomes null. Inverse of `load`."""
-
-    def plain(value):
-        if isinstance(value, np.ndarray):
-            data = base64.b64encode(np.ascontiguousarray(value).tobytes()).decode()
-            return {"__array__": [value.dtype.str, list(value.shape), data]}
-        if isinstance(value, np.generic):
-            return plain(value.item())
-        if isinstance(value, float) and not math.isfinite(value):
-            return None
-        if isinstance(value, dict):
-            return {str(k): plain(v) for k, v in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [plain(v) for v in value]
-        return value
-
-    return json.dumps(plain(value), separators=(",", ":"), allow_nan=False)
-
-
-def load(text: str) -> Any:
-    """The value that `dump` wrote. Object arrays cannot be expressed, so nothing is executed."""
-
-    def array(fields: dict):
-        if set(fields) != {"__array__"}:
-            return fields
-        dtype, shape, data = fields["__array__"]
-        return np.frombuffer(base64.b64decode(data), np.dtype(dtype)).reshape(shape).copy()
-
-    return json.loads(text, object_hook=array)
 
 
 class Store:
@@ -155,9 +64,11 @@ class Store:
             self.rows("PRAGMA trusted_schema = OFF")
             version = self.rows("PRAGMA user_version")[0][0]
             if version > len(MIGRATIONS):
-                raise StoreError(
+                if path and self.rows(SCHEMA) == expected_schema():
+                    raise self.damaged(f"its format is said to be {version}, and is not")
+                raise NewerVersion(
                     f"{path} was written by a newer version (format {version}, this one knows "
-                    f"{len(MIGRATIONS)}), or is damaged; upgrade nas-codesign, or try 'nas repair'"
+                    f"{len(MIGRATIONS)}); upgrade nas-codesign"
                 )
             if not read_only:
                 self.rows(f"PRAGMA page_size = {PAGE_SIZE}")
@@ -476,9 +387,6 @@ class Store:
         return self.rows(
             "SELECT id, asked_at, finished_at FROM trials WHERE finished_at IS NOT NULL ORDER BY id"
         )
-
-
-SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name"
 
 
 @functools.cache

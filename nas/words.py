@@ -154,7 +154,12 @@ def ascii(text: str) -> str:
     digits = {raised: plain for plain, raised in SUPERSCRIPTS.items()}
     text = text.replace("mm²", "mm2")
     raised = re.sub("[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda found: "^" + found[0].translate(digits), text)
-    return raised.translate(str.maketrans(PLAIN))
+    return printable(raised.translate(str.maketrans(PLAIN)))
+
+
+def printable(text: str) -> str:
+    """A text, perhaps a stranger's, that gives a terminal no commands."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def parts_of(metric: str) -> tuple[str, str, str]:

@@ -23,7 +23,7 @@ class Sleeping:
     def start(self, folder: Path | None = None) -> None:
         self.folder, self.n = folder, 0
 
-    def evaluate(self, choices, *, seed: int):
+    def evaluate(self, choices, *, seed: int, fidelity: int | None = None):
         """What this process is and has, among the metrics."""
         if "kills" in choices:
             os.kill(os.getpid() if choices["kills"] == "worker" else os.getppid(), signal.SIGKILL)

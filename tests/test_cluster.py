@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 import nas
-from nas import cluster, cluster_worker, config
+from nas import cluster, cluster_worker, config, dask_cluster, dask_executor
 from nas.cli import main
-from nas.cluster import DaskExecutor
+from nas.dask_executor import DaskExecutor
 from nas.executor import ExecutorError, Limits
 
 distributed = pytest.importorskip("distributed", reason="the extra [cluster] is not installed")
@@ -70,7 +70,7 @@ class Processes(contextlib.ExitStack):
 @pytest.fixture(autouse=True)
 def patient(monkeypatch):
     """Processes start slowly on a busy machine."""
-    monkeypatch.setattr(cluster, "CONNECT_S", 120.0)
+    monkeypatch.setattr(dask_cluster, "CONNECT_S", 120.0)
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_a_lost_worker_and_what_joins_later(processes, tmp_path):
     one that came later, then it has failed."""
     first, _ = processes.start_worker(), processes.start_worker()
     with DaskExecutor(processes.address, SLEEPING, {}, tmp_path) as executor:
-        while len(executor.client.nthreads()) < 2:
+        while len(executor.cluster.client.nthreads()) < 2:
             time.sleep(0.05)
         executor.wait_until_ready()
         for task in tasks(4, seconds=0.6):
@@ -202,8 +202,8 @@ def test_a_scheduler_that_stays_away_ends_the_search(tmp_path, monkeypatch):
         DaskExecutor(leaving.scheduler_address, SLEEPING, {}, tmp_path) as executor,
     ):
         executor.submit(tasks(1, seconds=20)[0])
-        executor.patience_s = 0.5
-        monkeypatch.setattr(cluster, "CONNECT_S", 0.5)
+        executor.cluster.patience_s = 0.5
+        monkeypatch.setattr(dask_cluster, "CONNECT_S", 0.5)
         leaving.close()
         with pytest.raises(ExecutorError, match=r"was lost for 0.5 s: no Dask scheduler at"):
             executor.wait()
@@ -253,12 +253,12 @@ def test_code_and_data_are_sent_to_workers_that_lack_them(processes, tmp_path, m
     data = tmp_path / "data"
     data.mkdir()
     (data / "digits.txt").write_text("3141")
-    probe = cluster._probe()
+    probe = dask_cluster._probe()
 
     def lacking():
         return lambda paths: {**probe(paths), "lacks": ["path"]}
 
-    monkeypatch.setattr(cluster, "_probe", lacking)
+    monkeypatch.setattr(dask_cluster, "_probe", lacking)
     options = {"path": str(data)}
     with DaskExecutor(processes.address, "sleeper:Sleeping", options) as executor:
         data.rename(tmp_path / "gone")
@@ -276,16 +276,16 @@ def test_code_and_data_are_sent_to_workers_that_lack_them(processes, tmp_path, m
 
 
 def test_other_code_on_the_workers_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "code_digest", lambda: "0123456789ab")
+    monkeypatch.setattr(dask_executor, "code_digest", lambda: "0123456789ab")
     with pytest.raises(ExecutorError, match=r"the code on tcp://.* differs from the code here"):
         DaskExecutor("local", SLEEPING, {}, tmp_path)
 
 
 def test_too_much_data_is_not_sent(tmp_path, monkeypatch):
     (tmp_path / "file").write_bytes(bytes(100))
-    monkeypatch.setattr(cluster, "MAX_SHIPPED_BYTES", 99)
+    monkeypatch.setattr(dask_cluster, "MAX_SHIPPED_BYTES", 99)
     with pytest.raises(ExecutorError, match="too large to send"):
-        cluster._contents(tmp_path)
+        dask_cluster._contents(tmp_path)
 
 
 def test_tls(tmp_path, caplog):
@@ -309,17 +309,17 @@ def test_tls(tmp_path, caplog):
     ("tcp://192.0.2.1:8786", False), ("tcp://head:8786", False),
 ])  # fmt: skip
 def test_loopback(address, inside):
-    assert cluster._is_loopback(address) is inside
+    assert dask_cluster._is_loopback(address) is inside
 
 
 def test_an_open_network_is_said(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(cluster, "CONNECT_S", 0.2)
+    monkeypatch.setattr(dask_cluster, "CONNECT_S", 0.2)
     with pytest.raises(ExecutorError, match=r"no Dask scheduler at tcp://.* leave out --dask"):
         DaskExecutor(f"tcp://127.0.0.1:{free_port()}", SLEEPING, {})
-    monkeypatch.setattr(cluster, "CONNECT_S", 60.0)
+    monkeypatch.setattr(dask_cluster, "CONNECT_S", 60.0)
     DaskExecutor("local", SLEEPING, {}, n_workers=1).close()
     assert "not encrypted" not in caplog.text
-    monkeypatch.setattr(cluster, "_is_loopback", lambda address: False)
+    monkeypatch.setattr(dask_cluster, "_is_loopback", lambda address: False)
     DaskExecutor("local", SLEEPING, {}, n_workers=1).close()
     assert "not encrypted: whoever reaches it can run code" in caplog.text
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.cli import parser
+from nas.arguments import parser
 
 yaml = pytest.importorskip("yaml", reason="kubernetes-validate brings it; it is not installed")
 

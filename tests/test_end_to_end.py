@@ -1,6 +1,7 @@
 """Real runs through the command: trained, killed, resumed, reported, exported."""
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import pytest
 
 import nas
 from nas import config, data
-from nas.executor import Limits, LocalExecutor
+from nas.executor import PARK_PATIENCE_S, Limits, LocalExecutor
 from nas.export import export_keras
 from nas.store import Store, StoreError
 from search_spaces.quantizers import weight_levels
@@ -24,7 +25,8 @@ from search_spaces.quantizers import weight_levels
 SMALL = [
     "quickstart", "--trials", "5", "--seed", "1", "--set", "evaluator.images=600",
     "--set", "evaluator.epochs=1", "--set", "evaluator.final_epochs=1", "--set", "final.top=1",
-    "--set", "cell.width=8", "--set", "cell.depth=1", "--set", "train.batch=64",
+    "--set", "cell.width=8", "--set", "cell.depth=1", "--set", "cell.resolution=16",
+    "--set", "train.batch=64",
 ]  # fmt: skip
 
 
@@ -96,17 +98,28 @@ def wait_until_told(path: Path, n: int, process: subprocess.Popen) -> None:
 
 
 def test_a_killed_run_ends_as_the_undisturbed_one(folder, finished):
-    """SIGKILL of the parent twice, Ctrl-C between; one worker, where the first run had two."""
+    """SIGKILL, Ctrl-C, SIGTERM and then Ctrl-C; one worker, where the first run had two."""
     path = folder / "b"
     begin = command("search", *SMALL, "--run", path, "--workers", 1)
-    for n_told, how in ((1, signal.SIGKILL), (2, signal.SIGINT), (3, signal.SIGKILL)):
+    for n_told, how in ((1, signal.SIGKILL), (2, signal.SIGINT), (3, signal.SIGTERM)):
         process = subprocess.Popen(
-            begin if n_told == 1 else command("resume", path), cwd=folder,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            begin if n_told == 1 else command("resume", path), cwd=folder, text=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
+            preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         wait_until_told(path, n_told, process)
+        if how == signal.SIGTERM:  # parking will have to wait for a worker that says nothing
+            with closing(Store(path / "trials.sqlite", read_only=True)) as store:
+                os.kill(store.workers()[0][0]["pid"], signal.SIGSTOP)
+        begun = time.monotonic()
         process.send_signal(how)
-        assert process.wait() == (130 if how == signal.SIGINT else -how)
+        if how == signal.SIGTERM:
+            assert any("interrupt again to end at once" in line for line in process.stderr)
+            process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+        assert process.returncode == (-how if how == signal.SIGKILL else 130)
+        assert how == signal.SIGKILL or f"go on with: nas resume {path}" in said
+        assert how != signal.SIGTERM or time.monotonic() - begun < PARK_PATIENCE_S / 2
     last = nas_command("resume", path, cwd=folder)
     assert last.returncode == 0, last.stderr
     ours, theirs = (p / "leaderboard.csv" for p in (path, finished[0]))
@@ -207,7 +220,8 @@ def retrain(*arguments, cwd) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-c", WITHOUT_TENSORFLOW, script, *map(str, arguments)],
         cwd=cwd, capture_output=True, text=True, timeout=240,
-        env={**os.environ, "KERAS_BACKEND": "jax"},
+        env={**os.environ, "KERAS_BACKEND": "jax",  # and compiled quickly, to run slowly
+             "XLA_FLAGS": "--xla_backend_optimization_level=0"},
     )  # fmt: skip
 
 
@@ -245,16 +259,18 @@ def test_an_exported_design_is_retrained_on_jax(finished, folder):
 
 
 def test_the_exported_model_needs_nothing_of_ours(finished, folder):
-    """Plain Keras loads it where none of the packages can be imported."""
+    """Plain Keras loads it where none of the packages can be imported, nor TensorFlow."""
     run = nas.Run(finished[0])
     export_keras(run, next(iter(run.finals())), folder / "alone.keras")
     script = (
-        "import sys; sys.modules.update(dict.fromkeys(['nas', 'hwmodel', 'search_spaces']));"
+        "import sys; sys.modules.update("
+        "dict.fromkeys(['nas', 'hwmodel', 'search_spaces', 'tensorflow']));"
         "import keras; print(keras.models.load_model('alone.keras').output.shape)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=folder, capture_output=True, text=True
-    )
+        [sys.executable, "-c", script], cwd=folder, capture_output=True, text=True,
+        env={**os.environ, "KERAS_BACKEND": "numpy"},
+    )  # fmt: skip
     assert "(None, 10)" in done.stdout, done.stderr
 
 
@@ -275,10 +291,11 @@ def test_reports_of_a_finished_run(finished, folder):
 
 def test_a_worker_that_is_killed_gives_its_task_to_another(tmp_path):
     """Once it is retried; killed again, the task comes back with what happened."""
-    options = {"dataset": "cifar10-sample", "epochs": 200, "images": 2000}
-    task = {"id": 4, "kind": "trial", "seed": 0, "choices": small_choices()}
+    task = {"id": 4, "kind": "trial", "seed": 0, "choices": {"seconds": 100}}
     limits = Limits(max_attempts=2)
-    with LocalExecutor(1, "proxy", options, tmp_path / "log", limits=limits) as executor:
+    with LocalExecutor(
+        1, "tests.sleeping:Sleeping", {}, tmp_path / "log", limits=limits
+    ) as executor:
         executor.submit(task)
         for _ in range(2):
             kill_when_training(executor, executor.workers[0])

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import math
 import os
 import shutil
 import signal
@@ -20,13 +21,14 @@ from test_table import command, settings, toml, write
 from test_table import rows as table_rows
 
 import nas
-from nas import checkpoint, config, evaluators, executor, run_dir
+from nas import checkpoint, config, evaluators, executor, process, run_dir
 from nas.controllers import shared
 from nas.executor import ExecutorError, Limits, LocalExecutor
 from nas.repair import repair
 from nas.run import Run
 from nas.run_dir import RunDir, RunError, read_tensors
-from nas.store import MIGRATIONS, DiskFull, Store, StoreError
+from nas.schema import MIGRATIONS
+from nas.store import DiskFull, Store, StoreError
 from nas.trial import Growing, Grown, Proposal, Status, Trial
 
 SEED = 4
@@ -362,6 +364,25 @@ def test_limits_end_attempts_and_the_trial_says_which(tmp_path, limit, said):
     assert result["id"] == 3 and said in result["error"]
 
 
+def test_a_training_that_hangs_while_its_process_lives_is_ended(tmp_path, monkeypatch):
+    """By how long the trials before it took, of the same fidelity."""
+    monkeypatch.setattr(executor, "HUNG_S", 0.5)
+    limits = Limits(max_attempts=1, heartbeat=0.2)
+    short, long = {"seconds": 0.01}, {"seconds": 60}
+    with LocalExecutor(
+        1, "tests.sleeping:Sleeping", {}, tmp_path / "log", limits=limits
+    ) as workers:
+        for id, fidelity in enumerate((0, 1)):
+            workers.submit({"id": id, "kind": "trial", "seed": 0, "choices": short,
+                            "fidelity": fidelity})  # fmt: skip
+            assert "metrics" in workers.wait()
+        monkeypatch.setitem(workers.longest, 0, math.inf)
+        workers.submit({"id": 2, "kind": "trial", "seed": 0, "choices": long, "fidelity": 0})
+        assert workers.wait(1.0) is None, "as long as all of its fidelity have taken"
+        workers.longest[0] = workers.longest[1]
+        assert "it ran for " in workers.wait()["error"]
+
+
 def test_a_worker_that_has_grown_is_replaced_between_trials(tmp_path):
     with looking_up(tmp_path, Limits(recycle_memory=0)) as workers:
         workers.wait_until_ready()
@@ -375,13 +396,12 @@ def test_a_worker_that_has_grown_is_replaced_between_trials(tmp_path):
 
 
 def test_what_runs_is_parked_and_goes_on_in_another_process(tmp_path):
-    options = {**OPTIONS, "epochs": 30}
+    options = {**OPTIONS, "epochs": 4}
     with LocalExecutor(1, "proxy", options, tmp_path / "log", tmp_path) as workers:
         workers.submit(task())
         workers.submit(task(1))
         until(lambda: workers.workers[0].task, workers)
-        time.sleep(0.3)
-        landed = workers.park()
+        landed = workers.park()  # once it has an epoch to keep
         partial = checkpoint.partial_path(tmp_path, task())
         assert landed == [] and partial.exists() and workers.n_open == 0
         workers.submit({**task(9), "choices": task()["choices"]})  # another id: from its beginning
@@ -410,7 +430,7 @@ def test_limits_are_checked(given, said):
 
 
 def test_workers_that_do_not_start_end_the_run_with_the_reason(tmp_path, monkeypatch):
-    monkeypatch.setattr(executor.sys, "executable", "/bin/false")
+    monkeypatch.setattr(process.sys, "executable", "/bin/false")
     with (
         LocalExecutor(1, "proxy", {}, tmp_path / "log") as workers,
         pytest.raises(ExecutorError, match=r"workers do not start: .*exit status 1; see .*log"),
@@ -448,24 +468,47 @@ def test_weights_that_lie_elsewhere_are_refused(tmp_path):
         read_tensors(tmp_path / "w.h5")
 
 
-def test_links_out_of_a_run_are_refused(copy, tmp_path, capsys):
+@pytest.mark.parametrize("name", ["run.log", "lock", "checkpoints/partial/trial-000001.npz.part"])
+@pytest.mark.parametrize("asked", ["resume", "repair"])
+def test_links_out_of_a_run_are_refused(copy, tmp_path, capsys, name, asked):
     victim = tmp_path / "victim"
     victim.write_text("precious")
-    (copy / "run.log").unlink()
-    (copy / "run.log").symlink_to(victim)
-    status, _, err = command(capsys, "resume", copy)
-    assert status == 2 and "run.log leads elsewhere" in err and victim.read_text() == "precious"
+    (copy / name).parent.mkdir(exist_ok=True)
+    (copy / name).unlink(missing_ok=True)
+    (copy / name).symlink_to(victim)
+    status, _, err = command(capsys, asked, copy)
+    assert status == 2 and err.count("\n") == 1 and f"{name} leads elsewhere" in err
+    assert victim.read_text() == "precious"
 
 
-@pytest.mark.parametrize("evaluator", ["os.system", "__import__", "../proxy"])
-def test_a_configuration_can_name_what_the_tables_hold_and_no_more(copy, evaluator, capsys):
-    run = RunDir(copy)
+def test_a_pipe_in_a_run_is_not_waited_at(copy, capsys):
+    (copy / "lock").unlink(missing_ok=True)
+    os.mkfifo(copy / "lock")
+    for asked in ("status", "resume", "repair"):
+        status, _, err = command(capsys, asked, copy)
+        assert status == 2 and "lock is neither a file nor a folder" in err
+
+
+def test_a_stranger_commands_no_terminal(copy, capsys):
+    rewritten(copy, lambda table: table["space"].update({"wid\x1b[2Jth": [8]}))
+    status, out, err = command(capsys, "report", copy)
+    assert status == 2 and "wid?[2Jth" in err and "\x1b" not in out + err
+
+
+def rewritten(path: Path, change) -> None:
+    """Have a run say that it was begun with another configuration."""
+    run = RunDir(path)
     table = run.read_config()
-    table["evaluator"]["name"] = evaluator
+    change(table)
     text = tomli_w.dumps(table)
     run.config.write_text(text)
     with contextlib.closing(Store(run.store)) as store:
         store.set("config", text)
+
+
+@pytest.mark.parametrize("evaluator", ["os.system", "__import__", "../proxy"])
+def test_a_configuration_can_name_what_the_tables_hold_and_no_more(copy, evaluator, capsys):
+    rewritten(copy, lambda table: table["evaluator"].update(name=evaluator))
     status, _, err = command(capsys, "resume", copy)
     assert status == 2 and err.count("\n") == 1 and "unknown evaluator" in err
 
@@ -528,6 +571,48 @@ def test_missing_data_are_named(whole, copy, capsys):
     finally:
         away.rename(table)
     assert status == 2 and err.count("\n") == 1 and "table.csv" in err
+
+
+def test_data_may_have_moved(whole, copy, tmp_path, capsys):
+    moved = tmp_path / "moved.csv"
+    shutil.copy(whole.parent / "table.csv", moved)
+    rewritten(copy, lambda table: table["evaluator"].update(path="/no/such.csv"))
+    status, out, err = command(capsys, "rerun", copy, "--trial", 0, "--data", moved)
+    assert status == 0 and "the same to the bit" in out, err
+    for asked in (["resume", copy], ["rerun", copy, "--trial", 0]):
+        status, _, err = command(capsys, *asked)
+        assert status == 2 and err.count("\n") == 1 and "/no/such.csv" in err
+    assert command(capsys, "resume", copy, "--data", moved)[0] == 0
+    assert Run(copy).config["evaluator"]["path"] == str(moved)
+    assert leaderboard(copy) == leaderboard(whole)
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Of the files of a run, but for those that say who reads it."""
+    transient = ("lock", "trials.sqlite-shm", "trials.sqlite-wal")
+    files = (p for p in path.rglob("*") if p.is_file() and p.name not in transient)
+    return {str(p.relative_to(path)): p.read_bytes() for p in files}
+
+
+def test_a_run_of_a_newer_version_is_left_alone(copy, capsys):
+    with contextlib.closing(sqlite3.connect(copy / "trials.sqlite")) as newer:
+        newer.execute("CREATE TABLE devices (name TEXT)")
+        newer.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    before = contents(copy)
+    for asked in ("status", "report", "resume", "repair"):
+        status, _, err = command(capsys, asked, copy)
+        assert status == 2 and err.count("\n") == 1 and "written by a newer version" in err
+    assert contents(copy) == before
+
+
+def test_settings_of_a_newer_version_are_named(copy, capsys):
+    def change(table):
+        table["patience"] = 3
+        table["versions"]["nas-codesign"] = "9.1.0"
+
+    rewritten(copy, change)
+    status, _, err = command(capsys, "resume", copy)
+    assert status == 2 and "begun with version 9.1.0" in err and "unknown key 'patience'" in err
 
 
 def test_a_kill_between_the_two_files_of_a_new_setting(copy):

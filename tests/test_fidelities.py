@@ -12,7 +12,8 @@ from nas.fidelities import SuccessiveHalving, correlations, highest, rung_of
 from nas.leaderboard import leaderboard
 from nas.rerun import rerun
 from nas.run import begin
-from nas.store import Store, dump, load
+from nas.schema import dump, load
+from nas.store import Store
 from nas.trial import Proposal, Status, Trial
 from search_spaces.space import Decision, Space
 

@@ -60,7 +60,7 @@ def test_a_run_leaves_its_leaderboard_and_report(finished):
 def test_a_killed_run_ends_as_the_undisturbed_one(folder, finished):
     path = folder / "b"
     process = subprocess.Popen(
-        command("search", *SMALL, "--run", path, "--workers", 1), cwd=folder,
+        command("search", *SMALL, "--run", path, "--workers", 2), cwd=folder,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )  # fmt: skip
     wait_until_told(path, 2, process)

@@ -1,12 +1,14 @@
 """The store: what is written is read back, whole steps or none, and nothing that could run."""
 
+import contextlib
 import json
 import sqlite3
 
 import numpy as np
 import pytest
 
-from nas.store import MIGRATIONS, Store, StoreError, dump, load
+from nas.schema import MIGRATIONS, dump, load
+from nas.store import Store, StoreError
 from nas.trial import Proposal, Status, Trial
 
 
@@ -105,8 +107,11 @@ def test_files_of_another_kind_are_named(tmp_path):
         Store(text)
     newer = tmp_path / "newer.sqlite"
     Store(newer, create=True).close()
-    with sqlite3.connect(newer) as connection:
-        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
-    connection.close()
-    with pytest.raises(StoreError, match="written by a newer version"):
-        Store(newer)
+    for change, said in (
+        (f"PRAGMA user_version = {len(MIGRATIONS) + 1}", "its format is said to be .*, and is not"),
+        ("CREATE TABLE devices (name TEXT)", "written by a newer version"),
+    ):
+        with contextlib.closing(sqlite3.connect(newer)) as connection:
+            connection.execute(change)
+        with pytest.raises(StoreError, match=said):
+            Store(newer)

@@ -123,8 +123,6 @@ class Proxy:
     def start(self, folder: Path | None = None) -> None:
         """Load the data and TensorFlow, once, in the process that trains; `folder` is where a
         teacher is kept."""
-        from nas.train import Trainer
-
         self.folder = folder
         loaded = data.load(self.dataset, self.path or None)
         self.mean, self.std = data.normalization(loaded.train)
@@ -137,6 +135,8 @@ class Proxy:
             "validation": loaded.validation,
             "test": loaded.test,
         }
+        from nas.train import Trainer  # when the data are known to be there
+
         self.trainer = Trainer()
 
     def part(
