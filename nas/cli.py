@@ -30,19 +30,20 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt as interrupt:
         print("", *getattr(interrupt, "__notes__", ()), sep="\n", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # the reader has gone, as head does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
     except (ValueError, RuntimeError, OSError) as error:
         if options.debug:
             raise
+        notes = getattr(error, "__notes__", ())
+        if isinstance(error, BrokenPipeError) and not notes:  # what reads us has gone, as head does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
         from nas import words
         from nas.run_dir import is_full
 
         text = words.printable(" ".join(str(error).split())) or type(error).__name__
         if is_full(error):
             text = f"nothing more can be written ({text}): make room and go on"
-        print(f"nas: {text}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
+        print(f"nas: {text}", *notes, sep="\n", file=sys.stderr)
         sys.exit(2 if isinstance(error, ValueError) else 1)
 
 
