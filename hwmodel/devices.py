@@ -334,6 +334,11 @@ def save_device(path: str | Path, configs: ConfigTable, provenance: str) -> None
 
 def load_device(path: str | Path) -> Device:
     """The device in a file. Raises ValueError that names the file and what is wrong with it."""
+    if not Path(path).is_file():
+        raise ValueError(
+            f"{str(path)!r} is not a device file: there is none; "
+            f"'nas measure --to {path}' writes one"
+        )
     try:
         table = json.loads(Path(path).read_text(encoding="utf-8"))
         found = Device(table["provenance"], CONFIGS[table["family"]], table["parameters"])

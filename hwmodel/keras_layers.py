@@ -316,7 +316,7 @@ def _softmax(call: Call, batch: int, bits: Bits) -> list[Row]:
 
 
 def _merge(call: Call, batch: int, bits: Bits) -> list[Row]:
-    if _carries_gradients(call):
+    if _carries_gradients(call) or _scales_levels(call):
         return []
     ops_per_element = max(1, len(call.inputs) - 1)
     return [_vector(call, call.name, batch, bits, ops_per_element)]
@@ -346,6 +346,37 @@ def _carries_gradients(call: Call) -> bool:
         return False
     error = maker(maker(stopped).input)
     return is_error(error) and error.input[1] is x
+
+
+def _round(call: Call, batch: int, bits: Bits) -> list[Row]:
+    """Of a multiple of what came before, as in round(x / step): a quantizer's, and no operation."""
+    return (
+        [] if _is_scaled(call.layer.input._keras_history.operation) else _one_op(call, batch, bits)
+    )
+
+
+def _scales_levels(call: Call) -> bool:
+    """Whether it is a quantizer's multiplication, into its levels or out of them: a machine of few
+    bits computes with the levels, and its sums leave through one scale."""
+    if not _is_scaled(call.layer):
+        return False
+    before = call.layer.input._keras_history.operation
+    rounded = (
+        Call(before, before.name, before.input, []) if isinstance(before.input, list) else None
+    )
+    after = [type(node.operation).__name__ for node in call.layer._outbound_nodes]
+    return (
+        "Round" in after
+        or type(before).__name__ == "Round"
+        or (rounded is not None and _carries_gradients(rounded))
+    )
+
+
+def _is_scaled(operation: keras.Operation) -> bool:
+    """Whether it is a tensor times a constant."""
+    import keras
+
+    return type(operation).__name__ == "Multiply" and isinstance(operation.input, keras.KerasTensor)
 
 
 def _activated(call: Call, batch: int, bits: Bits, name: str | None = None) -> list[Row]:
@@ -446,8 +477,9 @@ LAYERS = _table(
 FUNCTIONS = _table(
     {
         _merge: "Add Subtract Multiply Divide TrueDivide Maximum Minimum",
+        _round: "Round",
         _one_op: "Relu Relu6 LeakyRelu Elu Gelu Silu Sigmoid HardSigmoid HardSilu Tanh Exp Sqrt "
-        "Rsqrt Square Abs Absolute Negative Power Clip Round",
+        "Rsqrt Square Abs Absolute Negative Power Clip",
         _softmax: "Softmax LogSoftmax",
         _free: "Reshape Flatten Squeeze ExpandDims GetItem Concatenate Transpose Cast Pad "
         "StopGradient",

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
+import shlex
 import sys
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 from nas.arguments import parser
+
+INDENT = {"width": 100, "initial_indent": " " * 23, "subsequent_indent": " " * 23}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -21,8 +27,12 @@ def main(arguments: list[str] | None = None) -> None:
     logging.getLogger("nas").addHandler(warnings)
     try:
         COMMANDS[options.command](options)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        print("", *getattr(interrupt, "__notes__", ()), sep="\n", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # the reader has gone, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (ValueError, RuntimeError, OSError) as error:
         if options.debug:
             raise
@@ -32,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
         text = words.printable(" ".join(str(error).split())) or type(error).__name__
         if is_full(error):
             text = f"nothing more can be written ({text}): make room and go on"
-        print(f"nas: {text}", file=sys.stderr)
+        print(f"nas: {text}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         sys.exit(2 if isinstance(error, ValueError) else 1)
 
 
@@ -98,24 +108,20 @@ def run_compare(options: argparse.Namespace) -> None:
     print(f"charts: {Path(to) / 'comparison.html'}\ntable:  {Path(to) / 'comparison.csv'}")
 
 
-class resumable:
+@contextlib.contextmanager
+def resumable(directory: str | Path) -> Iterator[None]:
     """Says how to go on where a search was interrupted, or could not go on."""
-
-    def __init__(self, directory):
-        self.directory = directory
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        if kind is None or issubclass(kind, ValueError):
-            return
-        if issubclass(kind, (KeyboardInterrupt, RuntimeError, OSError)):
-            print(f"\nstopped; go on with: nas resume {self.directory}", file=sys.stderr)
+    try:
+        yield
+    except ValueError:
+        raise
+    except (KeyboardInterrupt, RuntimeError, OSError) as error:
+        error.add_note(f"stopped; go on with: nas resume {shlex.quote(str(directory))}")
+        raise
 
 
 def show_result(run) -> None:
-    """The leaderboard, the best design and where everything is."""
+    """The leaderboard, the best design and where everything is; exit status 1 without a design."""
     from nas import words
 
     best = print_table(run, 10)
@@ -130,17 +136,19 @@ def show_result(run) -> None:
         which = f"trial {trial}{', the best design' if trial == best else ''}"
         print(words.ascii(f"{which}, trained longer: {', '.join(figures)}{on}"))
     print(f"report:      {run.dir.report}\nleaderboard: {run.dir.leaderboard}")
+    if best is None:
+        sys.exit(1)
 
 
 def print_table(run, top: int) -> int | None:
     """The first `top` designs of a leaderboard, each on its best accelerator; the best's trial."""
     from nas import words
     from nas.report.findings import gather
-    from nas.report.results import text_table
+    from nas.report.results import summary, text_table
 
     found = gather(run)
     if not found.designs:
-        print("no design was trained within the constraints yet")
+        print(words.ascii(summary(found)))
         return None
     print_aligned([[words.ascii(cell) for cell in line] for line in text_table(found, top)])
     return int(found.board["trial"][0])
@@ -211,7 +219,6 @@ def run_report(options: argparse.Namespace) -> None:
 
 
 def run_export(options: argparse.Namespace) -> None:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets on standard error
     from nas.export import export_keras
     from nas.run import Run
 
@@ -226,7 +233,6 @@ def run_export(options: argparse.Namespace) -> None:
 
 
 def run_price(options: argparse.Namespace) -> None:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets on standard error
     from nas.price_model import layer_lines, lines_of, price_model
 
     prices = price_model(
@@ -271,7 +277,7 @@ def run_measure(options: argparse.Namespace) -> None:
 
 
 def run_list(options: argparse.Namespace) -> None:
-    from nas import config, controllers, evaluators, reward
+    from nas import config, controllers, evaluators, reward, table, trial
 
     tables = {
         "controllers": controllers.CONTROLLERS | controllers.FOREIGN,
@@ -281,6 +287,12 @@ def run_list(options: argparse.Namespace) -> None:
     if options.what in tables:
         for name, cls in tables[options.what].items():
             print(f"{name:22} {(cls.__doc__ or '').splitlines()[0]}")
+            known = table.options(cls).items()
+            given = [f"{k}={config.plain(v)!r}" for k, v in known if k not in config.HANDED_OVER]
+            print(textwrap.fill(", ".join(given) or "no options", **INDENT))
+    elif options.what == "metrics":
+        for name, text in trial.MEANINGS.items():
+            print(f"{name:20} {text}")
     elif options.what == "presets":
         for name, text in config.presets().items():
             print(f"{name:16} {text}")

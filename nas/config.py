@@ -17,6 +17,7 @@ preset, trials, seed, workers, in_flight, hours, constraints, deterministic
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import inspect
 import tomllib
@@ -133,11 +134,26 @@ def assign(table: dict, assignment: str) -> None:
         value = text.strip()  # a bare word is a string, as typed at a shell
     section, dot, rest = key.partition(".")
     if dot and isinstance(DEFAULTS.get(section), dict):
+        if section != "space":  # where a name with dots is a decision's
+            rest, value = nested(table.get(section, {}), rest, value)
         override(table, section, {rest: value})
     elif dot:
         override(table, "space", {key: value})
     else:
         table[key] = value
+
+
+def nested(table: Mapping, key: str, value: Any) -> tuple[str, Any]:
+    """A dotted key as the first of its names, and the table there with the value set in it: what
+    else that table holds stays."""
+    first, dot, rest = key.partition(".")
+    if not dot:
+        return key, value
+    inner = table.get(first, {})
+    if not isinstance(inner, Mapping):
+        raise ConfigError(f"cannot set '{rest}' in '{first}', which is {inner!r} and no table")
+    name, changed = nested(inner, rest, value)
+    return first, {**inner, name: changed}
 
 
 def override(table: dict, key: str, value: Any) -> None:
@@ -178,7 +194,7 @@ def complete(table: Mapping) -> dict:
         for name, value in config[key].items():
             if name not in DEFAULTS[key]:
                 raise ConfigError(f"unknown key '{key}.{name}'; {nearest(name, DEFAULTS[key])}")
-            config[key][name] = typed(name, value, DEFAULTS[key][name])
+            config[key][name] = typed(f"{key}.{name}", value, DEFAULTS[key][name])
     for key, choices in TABLES.items():
         config[key] = with_options(key, config[key], choices)
     if is_priced(config):
@@ -212,8 +228,9 @@ def typed(key: str, value: Any, default: Any) -> Any:
             dict: "a table",
         }
         raise ConfigError(f"{key} must be {names[type(default)]}; got {value!r}")
-    if key in LEAST and not value >= LEAST[key]:
-        raise ConfigError(f"{key} must be at least {LEAST[key]}; got {value}")
+    least = LEAST.get(key.rpartition(".")[2])
+    if least is not None and not value >= least:
+        raise ConfigError(f"{key} must be at least {least}; got {value}")
     return value
 
 
@@ -241,11 +258,19 @@ def make_space(config: dict) -> Space:
     narrowed = dict(config["space"])
     family, accelerators = narrowed.pop("network"), narrowed.pop("accelerators", None)
     if not is_priced(config):
-        return make_evaluator(config).space.restrict(narrowed)
-    if accelerators not in hardware.FAMILIES:
+        space = make_evaluator(config).space
+    elif accelerators in hardware.FAMILIES:
+        space = joint(family, accelerators)
+    else:
         hint = nearest(str(accelerators), hardware.FAMILIES)
         raise ConfigError(f"unknown accelerators '{accelerators}'; {hint}")
-    return joint(family, accelerators).restrict(narrowed)
+    groups = {name.partition(".")[0] for name in space.names}
+    for name in narrowed:
+        group, dot, rest = name.partition(".")
+        meant = difflib.get_close_matches(group, DEFAULTS, n=1, cutoff=0.75)
+        if dot and group not in groups and meant:
+            raise ConfigError(f"unknown key '{name}'; did you mean '{meant[0]}.{rest}'?")
+    return space.restrict(narrowed)
 
 
 def is_priced(config: dict) -> bool:

@@ -24,6 +24,7 @@ import numpy as np
 from nas import text
 from nas.augment import IMAGE_EPSILON, normalization_of
 from nas.leaderboard import final_columns
+from nas.quiet import quietly
 from nas.run_dir import read_tensors, write_whole
 from nas.trial import HARDWARE_METRICS
 from search_spaces import FAMILIES, TEXTS, Choices
@@ -57,7 +58,8 @@ def keras_model(run: Run, trial_id: int) -> tuple[keras.Model, dict[str, dict]]:
         raise ValueError(
             f"trial {trial_id} has no final training to export; trials that have: {there}"
         )
-    import keras
+    with quietly():
+        import keras
 
     tensors = read_tensors(run.dir.weights(finals[trial_id][1]))
     encoding = run.trial(trial_id).proposal.encoding

@@ -16,6 +16,7 @@ from hwmodel.cost import ENERGIES
 from hwmodel.devices import find_device
 from hwmodel.figures import Areas
 from hwmodel.training import training_step
+from nas.quiet import quietly
 
 if TYPE_CHECKING:
     import keras
@@ -170,7 +171,8 @@ def read_model(path: Path) -> keras.Model:
     if not path.is_file():
         raise ValueError(f"no file {path}; write one with model.save('{path.name}')")
     try:
-        import keras
+        with quietly():
+            import keras
     except ImportError as error:
         raise RuntimeError(
             f"reading {path} needs Keras and a backend ({error}); try: pip install tensorflow"

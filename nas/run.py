@@ -182,6 +182,20 @@ def resume(
             config["cluster"]["dask"],
         )
     configuration.make_evaluator(config).check(configuration.make_space(config))
+    with run.store() as store:
+        n_done = store.count("status IN ('complete', 'failed') AND repeats IS NULL")
+    if overrides.get("trials", n_done) < n_done:
+        raise configuration.ConfigError(
+            f"trials is {overrides['trials']:,}, but {path} has {n_done:,} already; name more to "
+            "search on, or leave it out"
+        )
+    if n_done >= config["trials"]:
+        log.warning(
+            "all %d trials of %s are done; to search on, name more: --trials %d",
+            n_done,
+            path,
+            2 * n_done,
+        )
     with run.dir.locked():
         then, now = run.table.get("versions", {}), versions()
         for name in sorted(then.keys() | now.keys()):

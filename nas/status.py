@@ -33,6 +33,8 @@ def status(path: str | Path) -> list[str]:
         agreements = correlations(store.trials(), run.front.needs[0]) if rungs else []
         with Progress(run.config["trials"], run, store, shown=False) as seen:
             best, n_front = seen.best, len(seen.front)
+        failures = "SELECT id, error FROM trials WHERE status = 'failed' ORDER BY id DESC LIMIT 1"
+        failed = list(store.rows(failures))
     total = run.config["trials"]
     wanted = run.config["final"]["top"] if run.evaluator.final_metrics else 0
     n_done = counts["trained"] + counts["failed"]
@@ -47,6 +49,7 @@ def status(path: str | Path) -> list[str]:
         lines.append(
             f"best {words.ascii(words.label(name))} so far: {figure}; {n_front} on the front"
         )
+    lines += [f"the last that failed, trial {id}: {error}" for id, error in failed]
     for each in agreements:
         name = words.label(run.front.needs[0])
         lines.append(words.ascii(f"{name}: {words.agreement(each, rungs)}"))

@@ -29,6 +29,28 @@ HARDWARE_METRICS = (
 STEP_METRICS = ("train_step_s", "train_images_per_s", "train_energy_j", "train_memory_bytes")
 TRAINING_METRICS = ("accuracy", "perplexity", "loss", "train_loss")
 METRICS = HARDWARE_METRICS + STEP_METRICS + TRAINING_METRICS
+MEANINGS = {  # in what unit, and of what
+    "latency_s": "seconds of one served batch",
+    "energy_j": "joules of one image, or of one sequence of words",
+    "area_mm2": "square millimetres of the accelerator",
+    "cycles": "clock cycles of one served batch",
+    "dram_bytes": "bytes to and from DRAM, of one image or sequence",
+    "sram_bytes": "bytes to and from the SRAMs, of one image or sequence",
+    "utilization": "share of the array's multipliers at work, 0 to 1",
+    "peak_memory_bytes": "bytes of the parameters and the largest tensors at once",
+    "macs": "multiply-accumulates of one image or sequence",
+    "params": "parameters of the network",
+    "weight_bytes": "bytes of the parameters in their bits",
+    "train_step_s": "seconds of one training step on the accelerator",
+    "train_images_per_s": "images trained on in a second there",
+    "train_energy_j": "joules of training on one image there",
+    "train_memory_bytes": "bytes of weights, gradients, momentum and stored activations",
+    "accuracy": "of validation images classified rightly, 0 to 1",
+    "perplexity": "of validation words under a language model",
+    "zero_cost": "a score of the untrained network, of the evaluator of that name",
+    "loss": "mean cross-entropy on validation data, nats",
+    "train_loss": "mean cross-entropy in the last epoch of training, nats",
+}
 
 
 class Grown(np.ndarray):

@@ -28,9 +28,9 @@ SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 SYMBOLS = {"s": "s", "j": "J", "bytes": "B"}  # as the names of metrics end, and take a prefix
 SHARES = ("accuracy", "utilization")  # of 1, as the names of metrics begin or end
 # as the names of metrics and decisions end, and take none
-UNITS = {"gbps": "GB/s", "mhz": "MHz", "kib": "KiB", "mm2": "mm²"}
+UNITS = {"gbps": "GB/s", "mhz": "MHz", "kib": "KiB", "mm2": "mm²", "ms": "ms", "us": "µs"}
 SIDES = (("hw.rows", "hw.columns"), ("hw.pe_x", "hw.pe_y"))  # of an array
-PLAIN = {SPACE: " ", NONE: "-", MINUS: "-", TIMES: "x", "±": "+-", "µ": "u", "²": "2"}
+PLAIN = {SPACE: " ", NONE: "-", MINUS: "-", TIMES: "x", "±": "+-", "µ": "u", "“": '"', "”": '"'}
 DATAFLOWS = {"os": "output-stationary", "ws": "weight-stationary", "is": "input-stationary"}
 MULTIPLIERS = {
     "fixed8": "fixed 8-bit",
@@ -151,7 +151,10 @@ def signed(value: float) -> str:
 
 def ascii(text: str) -> str:
     """A text for a terminal that may know no other characters."""
-    return printable(text.translate(str.maketrans(PLAIN)))
+    digits = {raised: plain for plain, raised in SUPERSCRIPTS.items()}
+    text = text.replace("mm²", "mm2")
+    raised = re.sub("[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda found: "^" + found[0].translate(digits), text)
+    return printable(raised.translate(str.maketrans(PLAIN)))
 
 
 def printable(text: str) -> str:
@@ -159,11 +162,25 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
+def parts_of(metric: str) -> tuple[str, str, str]:
+    """What a metric's name says before the word that is its unit, that word, and what comes after:
+    `latency_s` ends in its unit, `latency_ms_pixel3` goes on. The s of `images_per_s` is none."""
+    parts = metric.removeprefix("-").split("_")
+    for i in reversed(range(1, len(parts))):
+        if (parts[i] in SYMBOLS or parts[i] in UNITS) and parts[i - 1] != "per":
+            return " ".join(parts[:i]), parts[i], " ".join(parts[i + 1 :])
+    return " ".join(parts), "", ""
+
+
+def unit_of(metric: str) -> str:
+    """The word in a metric's name that is its unit, or ""."""
+    return parts_of(metric)[1]
+
+
 def label(metric: str) -> str:
-    """A metric without the unit in which its name ends: latency."""
-    base, _, suffix = metric.removeprefix("-").rpartition("_")
-    known = base and (suffix in SYMBOLS or suffix in UNITS)
-    return (base if known else metric.removeprefix("-")).replace("_", " ")
+    """A metric without its unit: latency; latency (pixel3); images per second."""
+    before, _, after = parts_of(metric)
+    return re.sub(" per s$", " per second", before) + (f" ({after})" if after else "")
 
 
 def is_share(metric: str) -> bool:
@@ -172,7 +189,7 @@ def is_share(metric: str) -> bool:
 
 def base_unit(metric: str) -> str | None:
     """The unit of a metric's values that takes a prefix; None where it has none."""
-    return SYMBOLS.get(metric.rpartition("_")[2])
+    return SYMBOLS.get(unit_of(metric))
 
 
 def value(metric: str, figure: float | None) -> str:
@@ -181,13 +198,13 @@ def value(metric: str, figure: float | None) -> str:
         return percent(figure)
     if base_unit(metric):
         return quantity(figure, base_unit(metric))
-    unit = UNITS.get(metric.rpartition("_")[2])
+    unit = UNITS.get(unit_of(metric))
     return f"{number(figure)}{SPACE}{unit}" if unit and known(figure) else number(figure)
 
 
 def heading(metric: str, chosen: Unit | None) -> list[str]:
     """A column's name and the unit of its values, if any."""
-    unit = chosen.name if chosen else UNITS.get(metric.rpartition("_")[2])
+    unit = chosen.name if chosen else UNITS.get(unit_of(metric))
     return [label(metric), *([unit] if unit else [])]
 
 
@@ -198,11 +215,19 @@ def in_unit(metric: str, figure: float | None, chosen: Unit | None) -> str:
     return number(figure / chosen.scale if chosen and known(figure) else figure)
 
 
+def round_value(metric: str, figure: float) -> str:
+    """A round value of a metric with its unit, as it was written: 200 µs, 0.5 mm², 80 %."""
+    if is_share(metric):
+        return f"{100 * figure:g}{SPACE}%"
+    if base_unit(metric):
+        return exact(figure, base_unit(metric))
+    unit = UNITS.get(unit_of(metric))
+    return f"{figure:,g}{SPACE}{unit}" if unit else f"{figure:,g}"
+
+
 def metric(name: str, value: float) -> str:
-    """A metric and a round value of it, as it was written: latency 200 µs."""
-    if base_unit(name):
-        return f"{label(name)} {exact(value, base_unit(name))}"
-    return f"{name} {value:g}"
+    """A metric and a round value of it: latency 200 µs."""
+    return f"{label(name)} {round_value(name, value)}"
 
 
 # -- designs ---------------------------------------------------------------------------------------

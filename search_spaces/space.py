@@ -60,8 +60,10 @@ class Decision:
         for i, known in enumerate(self.values):
             if known == value and isinstance(known, bool) == isinstance(value, bool):
                 return i
+        several = isinstance(value, str) and "," in value
         raise ValueError(
             f"decision '{self.name}': {value!r} is not one of {', '.join(map(repr, self.values))}"
+            + (f"; several are a list: [{value}]" if several else "")
         )
 
 

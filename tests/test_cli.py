@@ -9,6 +9,7 @@ import pytest
 import nas
 from nas import cli, config
 from nas.data import DataError
+from nas.trial import METRICS
 
 TABLE = Path(__file__).parents[2] / "shared/data/nas_bench_201.csv.gz"
 
@@ -47,6 +48,11 @@ MISTAKES = [
     (["quickstart", "--set", "trials=many"], "trials must be a whole number; got 'many'"),
     (["quickstart", "--set", "seed=1.5"], "seed must be a whole number; got 1.5"),
     (["quickstart", "--set", "trials"], "--set takes key=value, got 'trials'"),
+    (["quickstart", "--trials", "many"], "argument --trials: invalid int value: 'many'; see 'nas"),
+    (["quickstart", "--set", "final.top=-1"], "final.top must be at least 0; got -1"),
+    (["quickstart", "--set", "contrller.name=random"], "did you mean 'controller.name'?"),
+    (["quickstart", "--set", "reward.targets.latency=1"], "did you mean 'latency_s'?"),
+    (["quickstart", "--set", "evaluator.epochs.first=1"], "cannot set 'first' in 'epochs'"),
     (["quickstart", "--set", "controller.name=evolutoin"], "did you mean 'evolution'?"),
     (["quickstart", "--set", "controller.strat=9"], "did you mean 'start'?"),
     (["quickstart", "--set", "controller.start=ten"], "expected a whole number"),
@@ -108,11 +114,26 @@ def test_debug_shows_the_traceback(here):
 
 
 @pytest.mark.parametrize(
-    "what", ["spaces", "controllers", "evaluators", "rewards", "accelerators", "presets"]
+    "what",
+    ["spaces", "controllers", "evaluators", "rewards", "metrics", "accelerators", "presets"],
 )
 def test_lists_are_printed(capsys, what):
     status, out, _ = run(capsys, "list", what)
     assert status == 0 and len(out.splitlines()) >= 1 and all(out.splitlines())
+
+
+def test_lists_say_what_can_be_set_and_in_what_unit(capsys):
+    _, out, _ = run(capsys, "list", "controllers")
+    assert "population=20, sample=5" in out and "n_objectives" not in out
+    _, out, _ = run(capsys, "list", "metrics")
+    assert {line.split()[0] for line in out.splitlines()} >= set(METRICS)
+
+
+def test_every_option_has_help():
+    commands = next(a for a in cli.parser()._actions if a.dest == "command").choices
+    for name, command in commands.items():
+        silent = [a.dest for a in command._actions if a.help is None]
+        assert not silent, f"nas {name}: {silent}"
 
 
 def test_settings_are_merged_in_order(here):
@@ -120,8 +141,11 @@ def test_settings_are_merged_in_order(here):
     config.assign(table, "controller.sample=3")
     config.assign(table, "cell.width=[8, 4]")
     config.assign(table, "evaluator.dataset=cifar10-sample")
+    config.assign(table, "reward.targets={latency_s = 1e-3, energy_j = 1e-4}")
+    config.assign(table, "reward.targets.latency_s=2e-3")
     whole = config.complete(table)
     assert whole["trials"] == 3 and whole["preset"] == "own"
+    assert whole["reward"]["targets"] == {"latency_s": 2e-3, "energy_j": 1e-4}
     assert whole["controller"] == {"name": "evolution", "sample": 3, "population": 20}
     assert config.make_space(whole).decisions[6].values == (4, 8)
     assert config.complete(whole) == whole, "a complete configuration is its own completion"

@@ -298,3 +298,18 @@ def test_a_rounding_with_its_gradient_straight_through_is_a_rounding():
     other = image + ops.stop_gradient(rounded - 2 * image)  # any other sum counts
     n = plain.vector_ops.sum()
     assert Layers.from_keras(keras.Model(image, other)).vector_ops.sum() == 4 * n
+
+
+@pytest.mark.parametrize("straight", [False, True])
+def test_of_a_quantizer_only_its_clip_is_an_operation(straight):
+    ops, image = keras.ops, keras.Input((4, 4, 3))
+    clipped = ops.clip(image, 0, 6)
+    levels = clipped * (15 / 6)
+    rounded = ops.round(levels)
+    if straight:
+        rounded = levels + ops.stop_gradient(rounded - levels)
+    model = keras.Model(image, rounded * (6 / 15))
+    n = math.prod(image.shape[1:])
+    assert Layers.from_keras(model).vector_ops.sum() == n
+    two = Layers.from_keras(keras.Model(image, ops.sqrt(clipped * 2.5) * 0.4))  # no quantizer's
+    assert two.vector_ops.sum() == 4 * n

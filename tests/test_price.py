@@ -155,7 +155,10 @@ MISTAKES = [
     (("lambda.keras", *TPU), "lambda.keras cannot be read (ValueError: Requested the"),
     (("turn.keras", *TPU), "'turn'"),
     (("none.keras", "--accelerator", "tpu-v4"), "unknown device 'tpu-v4'; did you mean 'tpu-v"),
-    (("tiny.keras", "--accelerator", "none.json"), "'none.json' is not a device file"),
+    (
+        ("tiny.keras", "--accelerator", "none.json"),
+        "'none.json' is not a device file: there is none",
+    ),
     (("tiny.keras", "--accelerator", "broken.json"), "'broken.json' is not a device file"),
     (("tiny.keras", *TPU, "--weight-bits", 32), "tpu-v1 cannot run it with 32-bit weights and 8-"),
     (("tiny.keras", *TPU, "--training", "--activation-bits", 32), "activations in training: the"),

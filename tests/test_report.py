@@ -16,6 +16,7 @@ from nas import config as configuration
 from nas import pareto, words
 from nas.pricing import price_designs
 from nas.report import drawing, explain, report
+from nas.report.charts import _ticks
 from nas.report.course import hypervolumes
 from nas.report.findings import gather
 from nas.report.page import Html, escaped, table, tag
@@ -187,6 +188,32 @@ def test_front_line_is_the_best_accuracy_within_each_latency(run, page):
         assert y == board["accuracy"][board["latency_s"] <= x].max()
 
 
+def test_cheaper_designs_nearly_as_good_are_offered(run, page):
+    board = run.leaderboard()
+    section = page.split("What could be chosen instead")[1].split("</table>")[0]
+    for metric in ("latency_s", "energy_j", "area_mm2"):
+        for points in (1, 5):
+            near = board[board["accuracy"] >= board["accuracy"].max() - points / 100]
+            trials = near["trial"][near[metric] == near[metric].min()].astype(str)
+            rows = [r for r in section.split("<tr>") if f"least {words.label(metric)} within" in r]
+            assert any(f"<td>{trial}</td>" in row for trial in trials for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (33.0, 40.0, [34, 36, 38, 40]),
+        (0.3, 0.95, [0.4, 0.6, 0.8]),
+        (5.5, 60.0, [10, 20, 50]),
+        (1.6e-5, 7e-3, [2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3]),
+        (1e-6, 1.0, [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1]),
+        (3.0, 3.0, [3]),
+    ],
+)
+def test_ticks_are_round_and_several(low, high, ticks):
+    np.testing.assert_allclose(_ticks(low, high), ticks)
+
+
 def test_leaderboard_has_one_row_a_network(run, page):
     section = page.split("<h2>The leaderboard</h2>")[1].split("</section>")[0]
     rows = re.findall(r"<tr><td>(\d+)</td><td>(\d+)</td>", section)
@@ -233,6 +260,16 @@ def test_nothing_proposed_yet(tmp_path):
     assert not charts(page)
 
 
+def test_where_all_failed_the_report_says_why(tmp_path):
+    run = begin(tmp_path / "failed")
+    store = Store(run.dir.store)
+    for i, row in enumerate(run.space.sample(3, np.random.default_rng(0))):
+        store.insert(Trial(i, Proposal(row), i, Status.FAILED, error="the disk is full"))
+    store.close()
+    page = text(report([run]))
+    assert "No design was trained, of" in page and "3 failed. Most often: the disk is full." in page
+
+
 def test_all_trained_are_outside_the_constraints(tmp_path):
     run = fill(begin(tmp_path / "none", constraints=["accuracy >= 0.99"]), final=False)
     page = report([run])
@@ -258,7 +295,7 @@ def test_without_finals_the_accuracy_is_of_validation(tmp_path):
 def test_several_objectives(tmp_path):
     page = report([fill(begin(tmp_path / "pareto", reward=PARETO))])
     assert headings(page) == CHAPTERS
-    assert "ranked by their front in accuracy, -latency_s and -energy_j" in text(page)
+    assert "ranked by their front in accuracy, latency and energy" in text(page)
     volumes = charts(page)[2]["data"][0]["y"]
     assert volumes == sorted(volumes)
     assert volumes[-1] == 1
@@ -382,11 +419,15 @@ def test_tags_escape_all_but_html():
         (words.exact(2e-4, "s"), "200 µs"),
         (words.metric("energy_j", 4e-5), "energy 40 µJ"),
         (words.label("-latency_s"), "latency"),
-        (words.label("latency_ms_pixel3"), "latency ms pixel3"),
+        (words.label("latency_ms_pixel3"), "latency (pixel3)"),
         (words.value("test_accuracy", 0.9437), "94.4 %"),
         (words.value("latency_s", 1.32e-5), "13.2 µs"),
         (words.value("area_mm2", 4.2), "4.20 mm²"),
-        (words.value("latency_ms_pixel3", 17.34), "17.3"),
+        (words.value("latency_ms_pixel3", 17.34), "17.3 ms"),
+        (words.value("images_per_s", 46451.2), "46,451"),
+        (words.label("train_images_per_s"), "train images per second"),
+        (words.metric("area_mm2", 0.5), "area 0.5 mm²"),
+        (words.ascii(f"1.3 {TIMES} 10¹⁷"), "1.3 x 10^17"),
         (words.value("loss", None), NONE),
         (words.ascii("17.3\u00a0µs ± 2 × 3 mm²"), "17.3 us +- 2 x 3 mm2"),
         (words.percent(0.5), "50.0 %"),

@@ -16,6 +16,7 @@ import numpy as np
 
 from nas.controllers.foreign import Foreign, checked, installed
 from nas.hyperparameters import to_choices, to_hyperparameters
+from nas.quiet import quietly
 from nas.trial import State
 from search_spaces.space import Space
 
@@ -66,13 +67,14 @@ class KerasTuner(Foreign):
         options: Mapping[str, Any] = MappingProxyType({}),
     ):
         installed(self.name, self.libraries)
-        import keras_tuner
-
         if n_objectives != 1:
             raise ValueError(
                 f"controller '{self.name}' pursues one objective, the reward has {n_objectives}; "
-                "choose the reward mnasnet, tunas or weighted"
+                "choose the reward mnasnet, tunas, weighted, or pareto of one metric"
             )
+        with quietly():
+            import keras_tuner
+
         self.cls = getattr(keras_tuner.oracles, self.oracle)
         self.options = checked(self.name, self.cls.__init__, options, GIVEN)
         self.hyperparameters = to_hyperparameters(space)

@@ -16,7 +16,7 @@ def chapter(found: Findings) -> Html:
     run, config = found.run, found.run.config
     rows = [
         ("Seed", config["seed"]),
-        ("Trials", f"{config['trials']:,}, of which {config['in_flight']} are open at a time"),
+        ("Trials", f"{config['trials']:,}, at most {config['in_flight']} open at a time"),
         ("Evaluator", component(config["evaluator"])),
         ("Controller", component(config["controller"])),
         ("Reward", component(config["reward"])),
@@ -51,7 +51,11 @@ def commands(found: Findings) -> str:
 
 def component(settings: Mapping) -> str:
     """A component and its options: `proxy: dataset cifar10, epochs 3`."""
-    options = {key: value for key, value in settings.items() if key != "name" and value != ""}
+    options = {
+        key: value
+        for key, value in settings.items()
+        if key not in ("name", "patterns") and value not in ("", [], {})
+    }
     return f"{settings['name']}: {plain(options)}" if options else settings["name"]
 
 
@@ -60,7 +64,7 @@ def plain(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {plain(each)}" for key, each in value.items())
     if isinstance(value, list):
-        return ", ".join(map(plain, value))
+        return (" / " if value and isinstance(value[0], Mapping) else ", ").join(map(plain, value))
     return str(value)
 
 

@@ -48,9 +48,10 @@ def chapter(found: Findings) -> Html:
 def ranking(run: Run) -> str:
     """By what the leaderboard is sorted."""
     if run.reward.n_objectives > 1:
+        first, *_ = goals = [words.label(goal) for goal in run.reward.goals]
         return (
-            f"Designs are ranked by their front in {words.listed(run.reward.names)}, and by "
-            f"{words.label(run.reward.goals[0])} within a front."
+            f"Designs are ranked by their front in {words.listed(goals)}, and by {first} within a "
+            "front."
         )
     doc = type(run.reward).__doc__.splitlines()[0].rstrip(".")
     targets = [words.metric(*pair) for pair in run.config["reward"].get("targets", {}).items()]

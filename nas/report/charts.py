@@ -118,7 +118,7 @@ def front_chart(found: Findings) -> Html:
                         "font": {"size": 13},
                     },
                     "tickvals": np.log10(levels).tolist(),
-                    "ticktext": [_tick(rest[0], level) for level in levels],
+                    "ticktext": [words.round_value(rest[0], level) for level in levels],
                     "thickness": 12,
                     "outlinewidth": 0,
                 },
@@ -237,11 +237,6 @@ def axis(metric: str) -> str:
     return "latency of one batch" if metric == "latency_s" else words.label(metric)
 
 
-def _tick(metric: str, level: float) -> str:
-    base = words.base_unit(metric)
-    return words.exact(level, base) if base else words.value(metric, level)
-
-
 def _front_axes(figure: go.Figure, goals: Sequence[str], xs, ys) -> None:
     """Shares and what may be 0 on even scales, costs on logarithmic ones."""
     y, x = (goal.removeprefix("-") for goal in goals[:2])
@@ -259,14 +254,20 @@ def _front_axes(figure: go.Figure, goals: Sequence[str], xs, ys) -> None:
                 range=[math.log10(low), math.log10(high)],
                 title_text=axis(name),
                 tickvals=ticks,
-                ticktext=[_tick(name, tick) for tick in ticks],
+                ticktext=[words.round_value(name, tick) for tick in ticks],
             )
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Round values of a logarithmic scale: 1, 2, 5 of each decade, or 1 alone where many."""
+    """Round values of a logarithmic scale: 1, 2, 5 of each decade, or 1 alone where many; within
+    less than a factor of 6, multiples of a round step."""
+    if low < high < 6 * low:
+        size = 10 ** math.floor(math.log10(high - low))
+        step = next(n * size for n in (0.1, 0.2, 0.5, 1, 2) if high - low <= 6 * n * size)
+        multiples = range(math.ceil(low / step), math.floor(high / step) + 1)
+        return [float(f"{n * step:.12g}") for n in multiples]
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    steps = (1,) if math.log10(high / low) > 2.5 else (1, 2, 5)
+    steps = (1,) if math.log10(high / low) > 3.5 else (1, 2, 5)
     ticks = [float(f"{step}e{decade}") for decade in decades for step in steps]
     inside = [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
     return inside or [low]

@@ -166,23 +166,29 @@ def time_spent(found: Findings) -> str:
     return text + "."
 
 
-def reasons(found: Findings) -> Html | None:
-    """The most common reasons why a proposal was infeasible or failed, where any did."""
+def counted_reasons(found: Findings) -> list[tuple[tuple[str, str], int]]:
+    """Why proposals were infeasible or failed, ((outcome, reason), how many), most common first."""
     counts = Counter(
         (str(trial.status), re.sub(r"^\w+ = \S+ breaks", "breaks", trial.error or words.NONE))
         for trial in found.trials
         if trial.status in (Status.INFEASIBLE, Status.FAILED) and trial.repeats is None
     )
-    if not counts:
+    return counts.most_common()
+
+
+def reasons(found: Findings) -> Html | None:
+    """The most common reasons why a proposal was infeasible or failed, where any did."""
+    counted = counted_reasons(found)
+    if not counted:
         return None
-    rows = [(n, status, reason) for (status, reason), n in counts.most_common(N_REASONS)]
-    n_others = counts.total() - sum(n for n, *_ in rows)
+    rows = [(n, status, reason) for (status, reason), n in counted[:N_REASONS]]
+    n_others = sum(n for _, n in counted[N_REASONS:])
     if n_others:
         rows.append((n_others, words.NONE, "other reasons"))
     return tag(
         "div",
         tag("h3", "Why proposals were not trained"),
-        table(("trials", "", "reason"), rows, words=[1, 2]),
+        table(("trials", "outcome", "reason"), rows, words=[1, 2]),
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import json
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -93,23 +94,36 @@ def paragraph(*children: Any, class_: str | None = None) -> Html:
     return tag("p", *children, class_=class_)
 
 
+# Colours of pictures in light and in dark: ink, quiet ink, rules, faint lines, paper; blues.
+SHADES = {
+    "#1d2530": "#e3e8ee",
+    "#5d6876": "#9ba6b3",
+    "#e6eaee": "#2a323c",
+    "#dde2e8": "#39424d",
+    "#ffffff": "#14181d",
+    "#1f4f8f": "#4a83cc",
+    "#1d5fa8": "#5b9bdc",
+}
 # Each chart's place stands right before its data.
 DRAW = """
+const shades = matchMedia('(prefers-color-scheme: dark)').matches ? SHADES : {};
 for (const data of document.querySelectorAll('script[type="application/json"]')) {
-  const figure = JSON.parse(data.textContent);
+  const text = data.textContent.replace(/#[0-9a-f]{6}/g, (colour) => shades[colour] ?? colour);
+  const figure = JSON.parse(text);
   Plotly.newPlot(data.previousElementSibling, figure.data, figure.layout,
                  {responsive: true, displaylogo: false, displayModeBar: false});
 }
-"""
+""".replace("SHADES", json.dumps(SHADES))
 
 STYLE = """
-:root { color-scheme: light; --ink: #1d2530; --quiet: #5d6876; --rule: #dde2e8; --wash: #f5f7f9;
-  --accent: #1d5fa8; --compute: #2c66a8; --fill: #93bbe0; --vector: #e3a84a; --sram: #8265ad;
-  --dram: #c4583f; --arithmetic: #2c66a8; --leakage: #a3adb8;
+:root { color-scheme: light dark; --paper: #fff; --ink: #1d2530; --quiet: #5d6876;
+  --rule: #dde2e8; --wash: #f5f7f9; --accent: #1d5fa8; --compute: #2c66a8; --fill: #93bbe0;
+  --vector: #e3a84a; --sram: #8265ad; --dram: #c4583f; --register: #5aa9a0;
+  --arithmetic: #2c66a8; --leakage: #a3adb8;
   --serif: Charter, "Bitstream Charter", "Charis SIL", "Sitka Text", Cambria, Georgia, serif;
   --sans: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1100px; padding: 3.2rem 2rem 5rem; background: #fff;
+body { margin: 0 auto; max-width: 1180px; padding: 3.2rem 2rem 5rem; background: var(--paper);
   color: var(--ink); font: 17px/1.55 var(--serif); }
 h1 { font-size: 2.1rem; line-height: 1.15; margin: 0 0 .9rem; letter-spacing: -.01em; }
 h2 { font-size: 1.4rem; line-height: 1.25; margin: 3.4rem 0 .8rem; padding-top: 1.1rem;
@@ -141,8 +155,8 @@ table { border-collapse: collapse; font: .8rem/1.35 var(--sans); width: 100%;
   font-variant-numeric: tabular-nums; }
 th, td { padding: .34rem .42rem; text-align: right; border-bottom: 1px solid var(--rule);
   white-space: nowrap; vertical-align: middle; }
-thead th { font-weight: 600; color: var(--quiet); border-bottom: 1px solid var(--quiet);
-  vertical-align: bottom; }
+thead th { font-weight: 600; white-space: normal; vertical-align: bottom; color: var(--quiet);
+  border-bottom: 1px solid var(--quiet); }
 th.words, td.words { text-align: left; }
 th:first-child, td:first-child { padding-left: 0; }
 th:last-child, td:last-child { padding-right: 0; }
@@ -162,10 +176,11 @@ summary { cursor: pointer; font: .88rem var(--sans); color: var(--accent); }
 .compute { background: var(--compute); } .fill { background: var(--fill); }
 .vector { background: var(--vector); } .sram { background: var(--sram); }
 .dram { background: var(--dram); } .arithmetic { background: var(--arithmetic); }
-.leakage { background: var(--leakage); }
+.register { background: var(--register); } .leakage { background: var(--leakage); }
 svg { display: block; max-width: 100%; height: auto; font-family: var(--sans); }
-.graph svg { min-width: 24rem; max-width: 36rem; }
+.graph svg { min-width: 20rem; max-width: 36rem; }
 td svg { max-width: none; }
+td .wrapped { display: inline-block; white-space: normal; min-width: 7rem; }
 .value { margin-right: .7rem; }
 nav ul { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; margin: 0; padding: 0;
   list-style: none; }
@@ -177,8 +192,24 @@ td small { display: block; font-size: .72rem; color: var(--quiet); }
 @media (max-width: 600px) { body { padding: 1.6rem 1rem 3rem; font-size: 16px; }
   h1 { font-size: 1.6rem; } h2 { margin-top: 2.4rem; } p.lead { font-size: 1.08rem; }
   .figures b { font-size: 1.35rem; } th, td { padding: .3rem; } table.facts th { width: 8rem; } }
+@media screen and (prefers-color-scheme: dark) {
+  :root { --paper: #14181d; --ink: #e3e8ee; --quiet: #9ba6b3; --rule: #2a323c; --wash: #1c2229;
+    --accent: #7fb2ea; }
+DARK }
 @media print { body { max-width: none; padding: 0; } section, figure { break-inside: avoid-page; } }
 """
+
+
+def _dark() -> str:
+    """The rules that give the pictures drawn here their dark colours."""
+    return "\n".join(
+        f'  svg:not(.main-svg) [{part}="{light}"] {{ {part}: {dark}; }}'
+        for light, dark in SHADES.items()
+        for part in ("fill", "stroke")
+    ) + "\n".join(  # the keys of pictures
+        f'  i[style="background:{light}"] {{ background: {dark} !important; }}'
+        for light, dark in SHADES.items()
+    )
 
 
 def page(title: str, *children: Any) -> str:
@@ -196,7 +227,7 @@ def page(title: str, *children: Any) -> str:
         Html(f'<meta http-equiv="Content-Security-Policy" content="{policy}"/>'),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("title", title),
-        tag("style", Html(STYLE)),
+        tag("style", Html(STYLE.replace("DARK", _dark()))),
     )
     body = tag(
         "body",

@@ -6,18 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nas import words
-from nas.report import charts
+from nas.report import charts, course
 from nas.report.findings import Findings
 from nas.report.page import Html, fold, lines, paragraph, section, table, tag, text
-from nas.trial import TRAINING_METRICS
+from nas.trial import TRAINING_METRICS, Status
 from search_spaces import precision
 
 if TYPE_CHECKING:
     import pandas
 
 TOP = 15  # rows of the leaderboard shown
+COSTS = ("latency_s", "energy_j", "area_mm2")  # of a priced design
+SLACKS = (0.01, 0.05)  # how much worse than the best a cheaper design may be
 PICTURED = ("icon", "batch")  # columns of a page alone
-WORDS = {"run", "icon", "network", "bits", "batch", "accelerator", "found"}  # flush left
+WORDS = {"run", "choice", "icon", "network", "bits", "batch", "accelerator", "found"}  # flush left
 
 
 def summary(found: Findings) -> str:
@@ -26,7 +28,10 @@ def summary(found: Findings) -> str:
     n_trained = len(found.trained)
     size = words.power(run.space.n_designs)
     if not n_trained:
-        return f"No design has been trained yet, of {size} possible."
+        ended = found.trials and all(t.status is not Status.RUNNING for t in found.trials)
+        text = f"No design {'was trained' if ended else 'has been trained yet'}, of {size} possible"
+        reasons = [f" Most often: {reason}." for (_, reason), _ in course.counted_reasons(found)]
+        return "".join([f"{text}. {course.outcomes(found)}", *reasons[:1]])
     trained = (
         f"{words.count(n_trained, 'design')} of {size} possible "
         f"{'was' if n_trained == 1 else 'were'} "
@@ -123,6 +128,44 @@ def front(found: Findings) -> Html:
         ),
         charts.front_chart(found) if len(found.run.front.goals) > 1 else None,
         fold(f"The designs on the front ({len(on_front)})", board_table(found, on_front)),
+        alternatives(found),
+    )
+
+
+def alternatives(found: Findings) -> Html | None:
+    """The cheapest by each cost among the designs nearly as good as the best: a row a design."""
+    first, *others = found.metrics
+    goals = found.run.front.goals
+    costs = [m for m in others if m in COSTS or f"-{m}" in goals]
+    quality = found.board[first].to_numpy(float)
+    lower = f"-{first}" in goals
+    best = quality.min() if lower else quality.max()
+    worse = abs(quality - best) / (1 if words.is_share(first) else abs(best) or 1)
+    why: dict[int, list[str]] = {}
+    for cost in costs:
+        for slack in SLACKS:
+            near = found.board[worse <= slack + 1e-12]
+            row = near.sort_values([cost, first], ascending=[True, lower]).index[0]
+            text = f"least {words.label(cost)}"
+            if not any(each.startswith(text) for each in why.get(row, [])):
+                why.setdefault(row, []).append(f"{text} within {100 * slack:g}{words.SPACE}%")
+    if not why:
+        return None
+    units = units_of([found.board.iloc[i] for i in why], found.metrics)
+    heads = {"choice": "the choice of", **headings(found, units)}
+    rows = [{"choice": lines(*reasons), **cells(found, i, units)} for i, reasons in why.items()]
+    for name in ("rank", "batch", "found", "reward", *found.final_columns):
+        heads.pop(name, None)
+    near = "percentage points" if words.is_share(first) else "per cent"
+    return tag(
+        "div",
+        tag("h3", "What could be chosen instead"),
+        paragraph(
+            f"The cheapest designs of the leaderboard whose {words.label(first)} in the search is "
+            f"within so many {near} of the best.",
+            class_="note",
+        ),
+        design_table(heads, rows),
     )
 
 
@@ -203,7 +246,11 @@ def headings(found: Findings, units: Mapping[str, words.Unit]) -> dict[str, Any]
 def cells(found: Findings, i: int, units: Mapping[str, words.Unit]) -> dict[str, Any]:
     """Column -> cell of the design in row i of the leaderboard, for what the design has."""
     row, choices = found.board.iloc[i], found.designs[i]
-    line = {"rank": row["rank"], "trial": row["trial"], "network": found.drawing.brief(choices)}
+    line = {
+        "rank": row["rank"],
+        "trial": row["trial"],
+        "network": tag("span", found.drawing.brief(choices), class_="wrapped"),
+    }
     if icon := found.drawing.icon(choices):
         line["icon"] = icon
     if found.run.sweep:
