@@ -114,12 +114,13 @@ def show(*cells) -> None:
 
 def our_step(choices: dict, **given):
     """A function that takes one step of training on words [steps + 1, n]."""
-    from nas.language import Draw, LanguageProgram, first_values, zero_state
+    from nas.language import Draw, first_values, zero_state
+    from nas.language_program import LanguageProgram
 
     network, settings = recurrent.network(choices), recipe(choices, 1, **given)
     program = LanguageProgram(network, settings.switches)
     bits = np.int32(settings.weight_bits), np.int32(settings.activation_bits)
-    draw, noise = None, np.zeros(2, np.int32)
+    draw, noise, rng = None, np.zeros(2, np.int32), np.random.default_rng(0)
     state = zero_state(network, BATCH)
 
     def step(words):
@@ -128,8 +129,8 @@ def our_step(choices: dict, **given):
             program.start(first_values(network, settings, words[:8], 0))
             counts = np.bincount(words.ravel(), minlength=network.vocabulary)
             tokens = np.repeat(np.arange(network.vocabulary), counts)
-            draw = Draw(tokens, network.vocabulary, settings.samples, np.random.default_rng(0))
-        _, state = program.step(words, *bits, 1e-3, 0.0, noise, *draw(words[1:]), *state)
+            draw = Draw(tokens, network.vocabulary, settings.samples)
+        _, state = program.step(words, *bits, 1e-3, 0.0, noise, *draw(words[1:], rng), *state)
 
     return step
 
@@ -225,8 +226,8 @@ def show_time(found: text.Text, options) -> None:
     """The same LSTM, optimizer, clipping and schedule; each takes what fits into the seconds."""
     import keras
 
+    from nas.course import schedule
     from nas.language import TextTrainer, perplexity
-    from nas.train import schedule
 
     choices = design(found, **full())
     network = recurrent.network(choices)
