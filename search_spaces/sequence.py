@@ -26,7 +26,7 @@ import numpy as np
 from hwmodel.workload import Layers
 from search_spaces.counting import Count, Words
 from search_spaces.keras_step import KerasStep
-from search_spaces.network import Place, Step
+from search_spaces.network import Place, Step, places
 from search_spaces.ops import Parameter, Precision
 
 if TYPE_CHECKING:
@@ -160,11 +160,7 @@ class LanguageModel:
     @cached_property
     def places(self) -> list[Place]:
         """Every learned tensor, in the order of the steps."""
-        return [
-            Place(i, step.group, parameter)
-            for i, step in enumerate(self.steps)
-            for parameter in step.op.parameters(self.inputs[i])
-        ]
+        return places(self.steps, self.inputs)
 
     def width_of(self, clip: Place) -> int:
         """How many words a clip bounds of one word's activations."""

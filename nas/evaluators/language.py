@@ -6,11 +6,9 @@ text, and its weights are kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from nas import text
-from nas.checkpoint import Checkpoint
 from nas.evaluators.training import Training, check_least
 from nas.trial import Metrics
 from search_spaces import TEXTS
@@ -89,16 +87,7 @@ class Language(Training):
         self.text = text.load(self.dataset, self.path or None)
         self.trainer = TextTrainer()
 
-    def _fit(
-        self,
-        choices: Choices,
-        seed: int,
-        epochs: int,
-        *,
-        final: bool,
-        stop: Callable | None = None,
-        checkpoint: Checkpoint | None = None,
-    ):
+    def _fit(self, choices: Choices, seed: int, epochs: int, final: bool, **course):
         from nas.language import TextRecipe
 
         bits = precisions(choices)
@@ -117,9 +106,7 @@ class Language(Training):
             schedule=choices.get("train.schedule", "triangle"),
         )
         tokens = self.text.train[: None if final else self.tokens or None]
-        return self.trainer.fit(
-            self.network(choices), tokens, recipe, seed=seed, stop=stop, checkpoint=checkpoint
-        )
+        return self.trainer.fit(self.network(choices), tokens, recipe, seed=seed, **course)
 
     def _scored(self, trained, choices: Choices, part: str) -> Metrics:
         found = trained.score(getattr(self.text, part), self.text.end)

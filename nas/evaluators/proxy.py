@@ -6,14 +6,12 @@ it alone is scored on the test images, and its weights are kept.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from nas import data
 from nas.augment import OFF, USUAL, augmentation, normalization_of, normalized
-from nas.checkpoint import Checkpoint
 from nas.distill import KerasTeacher, Lessons, TrainedTeacher
 from nas.evaluators.training import Training, check_least
 from nas.trial import Metrics
@@ -167,16 +165,7 @@ class Proxy(Training):
             )
         return self.lessons[key]
 
-    def _fit(
-        self,
-        choices: Choices,
-        seed: int,
-        epochs: int,
-        *,
-        final: bool,
-        stop: Callable | None = None,
-        checkpoint: Checkpoint | None = None,
-    ):
+    def _fit(self, choices: Choices, seed: int, epochs: int, final: bool, **course):
         from nas.pruning import Pruning
         from nas.train import Recipe
 
@@ -205,14 +194,7 @@ class Proxy(Training):
         teacher = self.lessons_of(part, resolution) if recipe.distill_weight else None
         images, labels = self.part(part, resolution, normalization_of(choices))
         return self.trainer.fit(
-            network,
-            images,
-            labels,
-            recipe,
-            seed=seed,
-            teacher=teacher,
-            stop=stop,
-            checkpoint=checkpoint,
+            network, images, labels, recipe, seed=seed, teacher=teacher, **course
         )
 
     def _scored(self, trained, choices: Choices, part: str) -> Metrics:

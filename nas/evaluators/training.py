@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,17 +35,9 @@ class Training(ABC):
     final_epochs: int
 
     @abstractmethod
-    def _fit(
-        self,
-        choices: Choices,
-        seed: int,
-        epochs: int,
-        *,
-        final: bool,
-        stop: Callable | None = None,
-        checkpoint: Checkpoint | None = None,
-    ):
-        """`train.Trained` or `language.TrainedText`, by what a candidate or a final one sees."""
+    def _fit(self, choices: Choices, seed: int, epochs: int, final: bool, **course):
+        """What `trainer.fit` gives, on what a candidate or a final training sees; course: `stop`
+        and `checkpoint`, handed on to it."""
 
     @abstractmethod
     def _scored(self, trained, choices: Choices, part: str) -> Metrics:
@@ -100,9 +92,8 @@ class Training(ABC):
                 stopped = quality < limits[epoch]
             return stopped
 
-        trained = self._fit(
-            choices, seed, fidelity or self.epochs, final=False, stop=stop, checkpoint=checkpoint
-        )
+        n_epochs = fidelity or self.epochs
+        trained = self._fit(choices, seed, n_epochs, False, stop=stop, checkpoint=checkpoint)
         scored = self._scored(trained, choices, "validation")
         epochs = len(trained.curve)
         asked = {"rungs": notes.get("rungs", [])} if limits else {}
@@ -126,7 +117,7 @@ class Training(ABC):
         self, choices: Choices, *, seed: int, weights: Path, checkpoint: Checkpoint | None = None
     ) -> Metrics:
         """Train longer on all training data, score on test data, write the weights."""
-        trained = self._fit(choices, seed, self.final_epochs, final=True, checkpoint=checkpoint)
+        trained = self._fit(choices, seed, self.final_epochs, True, checkpoint=checkpoint)
         scored = self._scored(trained, choices, "validation")
         test = self._scored(trained, choices, "test")
         write_tensors(weights, {**trained.tensors(), **self._constants()})
