@@ -112,25 +112,22 @@ def show(*cells) -> None:
 # -- speed -----------------------------------------------------------------------------------------
 
 
-def our_step(choices: dict, **given):
+def our_step(found: text.Text, choices: dict, **given):
     """A function that takes one step of training on words [steps + 1, n]."""
     from nas.language import Draw, first_values, zero_state
     from nas.language_program import LanguageProgram
 
     network, settings = recurrent.network(choices), recipe(choices, 1, **given)
     program = LanguageProgram(network, settings.switches)
+    program.start(first_values(network, settings, found.train, 0))
     bits = np.int32(settings.weight_bits), np.int32(settings.activation_bits)
-    draw, noise, rng = None, np.zeros(2, np.int32), np.random.default_rng(0)
-    state = zero_state(network, BATCH)
+    draw, rng = Draw(found.train, network.vocabulary, settings.samples), np.random.default_rng(0)
+    noise, state = np.zeros(2, np.int32), zero_state(network, settings.batch)
 
     def step(words):
-        nonlocal draw, state
-        if draw is None:
-            program.start(first_values(network, settings, words[:8], 0))
-            counts = np.bincount(words.ravel(), minlength=network.vocabulary)
-            tokens = np.repeat(np.arange(network.vocabulary), counts)
-            draw = Draw(tokens, network.vocabulary, settings.samples)
-        _, state = program.step(words, *bits, 1e-3, 0.0, noise, *draw(words[1:], rng), *state)
+        nonlocal state
+        drawn = draw(words[1:], rng)
+        _, state = program.step(words, *bits, 1e-3, settings.dropout, noise, *drawn, *state)
 
     return step
 
@@ -207,9 +204,9 @@ def rate(step, found: text.Text, seconds: float) -> float:
 def show_speed(found: text.Text, options) -> None:
     """Three rounds in turn, so that what else runs meets all alike; medians."""
     steps = {
-        "ours, sampled softmax, float": our_step(design(found, **dag(), **full())),
-        "ours, sampled softmax, 8 bits": our_step(design(found, **dag())),
-        "ours, full softmax, float": our_step(design(found, **dag(), **full()), samples=0),
+        "ours, sampled softmax, float": our_step(found, design(found, **dag(), **full())),
+        "ours, sampled softmax, 8 bits": our_step(found, design(found, **dag())),
+        "ours, full softmax, float": our_step(found, design(found, **dag(), **full()), samples=0),
         "Keras RNN layer, full softmax": keras_step(len(found.words)),
     }
     rates = {name: [] for name in steps}
@@ -231,7 +228,7 @@ def show_time(found: text.Text, options) -> None:
 
     choices = design(found, **full())
     network = recurrent.network(choices)
-    n_words = rate(our_step(choices), found, 5) * options.seconds
+    n_words = rate(our_step(found, choices), found, 5) * options.seconds
     epochs = max(1, round(n_words / len(found.train)))
     tokens = found.train[: int(n_words / epochs)]
     begun = time.process_time()
@@ -421,7 +418,7 @@ def show_search(found: text.Text, options) -> None:
     for name, choices in best.items():
         network, scores = recurrent.network(choices), []
         for seed in range(3):
-            speed = rate(our_step(choices | {"train.batch": BATCH}), found, 5)
+            speed = rate(our_step(found, choices | {"train.batch": BATCH}), found, 5)
             epochs = max(1, int(3600 * options.train_hours / 3 * speed / len(found.train)))
             settings = recipe(choices, epochs, dropout=choices["train.dropout"])
             trained = TextTrainer().fit(network, found.train, settings, seed=seed)

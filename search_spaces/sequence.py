@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 FUNCTIONS = ("tanh", "relu", "sigmoid", "identity")
 TABLES = "/table", "/rows"  # as the names of kernels end of which a step reads a few rows
+SCORE_BIASES = "scores/bias", "scores.bias/column"  # of a table of its own, and of a shared one
 
 
 class Operation:

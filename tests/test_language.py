@@ -276,3 +276,17 @@ def test_a_text_shorter_than_a_step_is_refused(trainer):
     network = recurrent.network(designs(1, **PLAIN)[0])
     with pytest.raises(ValueError, match=r"train.words 12 is longer than the data: 90 words in 8"):
         trainer.fit(network, markov_text(90), recipe(), seed=0)
+
+
+def test_an_untrained_model_has_the_perplexity_of_counts(trainer):
+    """Before the first step scores are next to those of a model of single words."""
+    network = recurrent.network(designs(1, **PLAIN, **{"embed.tied": False})[2])
+    often = 1 / np.arange(1, WORDS + 1)
+    tokens = np.random.default_rng(0).choice(WORDS, 4000, p=often / often.sum())
+    program = trainer.program(network, recipe(32).switches)
+    program.start(language.first_values(network, recipe(32), tokens, 0))
+    words, bits = language.side_by_side(tokens, 8)[:60], np.full(3, 32, np.int32)
+    losses, _, _ = program.losses(words, bits, bits, zero_state(network, 8))
+    shares = language.shares_of(tokens, WORDS)
+    of_counts = -np.log(shares[words[1:]]).mean()
+    assert losses.mean() == pytest.approx(of_counts, abs=0.05) and of_counts < 3.1 < np.log(WORDS)
