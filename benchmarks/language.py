@@ -13,18 +13,21 @@ Parts:
     memory     the price of a soft and a hard read against the size of the table
     bits       perplexity at 32 to 2 bits of embedding, recurrent and output weights apart
     search     a joint search of --hours, and an LSTM tuned as long, both trained for --train-hours
+               (language_search.py); what is finished is kept in --to, an interrupted part goes on
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 
-import nas
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from nas import text
 from nas.pricing import price_designs
 from search_spaces import recurrent
@@ -187,18 +190,18 @@ def compiled(model, rate):
     return step
 
 
-def rate(step, found: text.Text, seconds: float) -> float:
+def rate(step, found: text.Text, seconds: float, batch: int = BATCH, words: int = WORDS) -> float:
     """Words a CPU second, after two steps of warming up."""
-    n = len(found.train) // BATCH
-    read = found.train[: n * BATCH].reshape(BATCH, n).T
-    pieces = [read[i * WORDS : (i + 1) * WORDS + 1] for i in range((n - 1) // WORDS)]
+    n = len(found.train) // batch
+    read = found.train[: n * batch].reshape(batch, n).T
+    pieces = [read[i * words : (i + 1) * words + 1] for i in range((n - 1) // words)]
     for piece in pieces[:2]:
         step(piece)
     begun, n_steps = time.process_time(), 0
     while time.process_time() - begun < seconds:
         step(pieces[(2 + n_steps) % len(pieces)])
         n_steps += 1
-    return n_steps * BATCH * WORDS / (time.process_time() - begun)
+    return n_steps * batch * words / (time.process_time() - begun)
 
 
 def show_speed(found: text.Text, options) -> None:
@@ -390,45 +393,15 @@ def show_bits(found: text.Text, options) -> None:
 
 
 def show_search(found: text.Text, options) -> None:
-    """Two searches of equal hours, the second of LSTMs alone; then both best cells at 32 bits, the
-    LSTM with as many parameters, for --train-hours each, three seeds; test perplexity."""
-    from nas.language import TextTrainer
+    """Two searches of equal hours, of all cells and of LSTMs alone; the best of each in float, with
+    as many parameters, for --train-hours each; three seeds."""
+    from benchmarks.language_search import compare
 
-    known = dict(data=options.data) if found.name == "ptb" else {}
-    preset = "ptb" if found.name == "ptb" else "ptb-quickstart"
-    best = {}
-    for name, cells in (("found", ["dag", "tree", "lstm", "gru"]), ("LSTM", ["lstm"])):
-        run = nas.search(
-            preset,
-            run_dir=Path(options.to) / name.lower(),
-            hours=options.hours,
-            trials=options.trials,
-            settings={"space": {"rnn.cell": cells}, "final": {"top": 0}},
-            **known,
-        )
-        table = run.leaderboard()
-        trial = int(table.sort_values("perplexity")["trial"].iloc[0])
-        best[name] = run.space.decode(run.trial(trial).proposal.encoding) | full()
-    n_params = sum(recurrent.layers(best["found"]).params)
-    best["LSTM"] = min(
-        (best["LSTM"] | {"rnn.units": units} for units in range(16, 1024, 4)),
-        key=lambda choices: abs(sum(recurrent.layers(choices).params) - n_params),
-    )
-    show("cell", "parameters", "seed", "epochs", "validation", "test")
-    for name, choices in best.items():
-        network, scores = recurrent.network(choices), []
-        for seed in range(3):
-            speed = rate(our_step(found, choices | {"train.batch": BATCH}), found, 5)
-            epochs = max(1, int(3600 * options.train_hours / 3 * speed / len(found.train)))
-            settings = recipe(choices, epochs, dropout=choices["train.dropout"])
-            trained = TextTrainer().fit(network, found.train, settings, seed=seed)
-            scores.append(trained.score(found.test, found.end).perplexity)
-            params = f"{sum(recurrent.layers(choices).params):,}"
-            validation = trained.score(found.validation, found.end).perplexity
-            show(f"{name}: {choices['rnn.cell']}", params, seed, epochs, f"{validation:.2f}",
-                 f"{scores[-1]:.2f}")  # fmt: skip
-        show(f"{name}, mean and deviation", "", "", "", "",
-             f"{np.mean(scores):.2f} {np.std(scores, ddof=1):.2f}")  # fmt: skip
+    def speed(choices: dict) -> float:
+        return rate(our_step(found, choices), found, 5, choices["train.batch"],
+                    choices["train.words"])  # fmt: skip
+
+    compare(found, options, speed, show)
 
 
 PARTS = {
@@ -454,8 +427,8 @@ def main() -> None:
     )
     parser.add_argument("--hours", type=float, default=2, help="of each search")
     parser.add_argument("--trials", type=int, default=10_000, help="at most, of each search")
-    parser.add_argument("--train-hours", type=float, default=1, help="of each cell, all seeds")
-    parser.add_argument("--to", default="runs/language", help="a new folder for the searches")
+    parser.add_argument("--train-hours", type=float, default=1, help="of each, all")
+    parser.add_argument("--to", default="runs/language", help="where searches and results are kept")
     options = parser.parse_args()
     for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ.setdefault(name, "1")  # before TensorFlow is imported
