@@ -223,11 +223,11 @@ def show_speed(found: text.Text, options) -> None:
 
 
 def show_time(found: text.Text, options) -> None:
-    """The same LSTM, optimizer, clipping and schedule; each takes what fits into the seconds."""
+    """The same LSTM, first biases, optimizer, clipping and schedule; each takes what fits in time."""
     import keras
 
     from nas.course import schedule
-    from nas.language import TextTrainer, perplexity
+    from nas.language import TextTrainer, perplexity, shares_of
 
     choices = design(found, **full())
     network = recurrent.network(choices)
@@ -249,6 +249,7 @@ def show_time(found: text.Text, options) -> None:
             keras.layers.Dense(len(found.words)),
         ]
         model = keras.Sequential([keras.Input(batch_shape=(batch, None)), *layers])
+        model.layers[-1].bias.assign(np.log(shares_of(found.train, len(found.words))))
         return model, compiled(model, 0.0)
 
     n_steps = int(rate(lstm(BATCH)[1], found, 5) * options.seconds / (BATCH * WORDS))
