@@ -223,7 +223,7 @@ def show_speed(found: text.Text, options) -> None:
 
 
 def show_time(found: text.Text, options) -> None:
-    """The same LSTM, first biases, optimizer, clipping and schedule; each takes what fits in time."""
+    """The same LSTM, optimizer, clipping, schedule and first biases; what fits in the time."""
     import keras
 
     from nas.course import schedule
