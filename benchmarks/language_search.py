@@ -36,6 +36,12 @@ SEEDS = 3
 GROUPS = ("embedding", "recurrent", "output")
 FLOAT = {f"bits.{kind}.{group}": 32 for kind in ("weights", "activations") for group in GROUPS}
 PARAMS = "params <= {}"
+SIZES = [32, 64, 96, 128, 200, 256, 400, 650]
+LSTMS = {
+    "rnn.cell": "lstm", "rnn.units": SIZES, "embed.width": SIZES, "embed.rank": 0,
+    "memory.kind": "none", "train.batch": [16, 32, 64], "train.words": [16, 35, 70],
+    "train.learning_rate": [0.2, 0.4, 0.8, 1.6, 3.2], "train.dropout": [0, 0.1, 0.2, 0.3, 0.5],
+}  # fmt: skip
 
 
 def n_params(choices: Mapping) -> int:
@@ -104,15 +110,13 @@ def compare(found: text.Text, options: argparse.Namespace, speed, show) -> None:
         cache["found"] = best_of(run)
     params = n_params(cache["found"])
     if "LSTM" not in cache:
-        space = {**FLOAT, "rnn.cell": "lstm", "memory.kind": "none", "embed.rank": 0,
-                 "rnn.units": [32, 64, 96, 128, 200, 256, 400, 650]}  # fmt: skip
+        served = {n: v for n, v in cache["found"].items() if n.startswith(("hw.", "serve."))}
         alone = {
-            "space": {**space, **{name: cache["found"][name] for name in cache["found"]
-                                  if name.startswith(("hw.", "serve."))}},
+            "space": {**LSTMS, **FLOAT, **served},
             "reward": {"name": "pareto", "objectives": ["-perplexity"]},
             "constraints": [PARAMS.format(params)],
             "final": {"top": 0},
-        }  # fmt: skip
+        }
         run = searched(folder / "lstm", options.hours, preset, settings=alone, **given)
         cache["LSTM"] = as_large(best_of(run), params)
     show("cell", "parameters", "dropout", "seed", "epochs", "CPU s", "validation", "test")
