@@ -28,6 +28,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.language_search import bits, compare
 from nas import text
 from nas.pricing import price_designs
 from search_spaces import recurrent
@@ -54,8 +55,6 @@ ACCELERATOR = {
 
 def design(found: text.Text, **choices) -> dict:
     """Choices of one model: an LSTM of 8 bits, unless told otherwise."""
-    names = {f"bits.{kind}.{g}": 8 for kind in ("weights", "activations")
-             for g in ("embedding", "recurrent", "output")}  # fmt: skip
     return {
         "text.vocabulary": len(found.words),
         "rnn.cell": "lstm",
@@ -67,7 +66,7 @@ def design(found: text.Text, **choices) -> dict:
         "serve.words": WORDS,
         "serve.batch": 1,
         **ACCELERATOR,
-        **names,
+        **bits(8),
         **choices,
     }
 
@@ -98,12 +97,6 @@ def recipe(choices: dict, epochs: int, **given):
         samples=SAMPLES,
     )
     return TextRecipe(**{**settings, **given})
-
-
-def full(n: int = 32) -> dict:
-    """All weights and activations of `n` bits."""
-    return {f"bits.{kind}.{g}": n for kind in ("weights", "activations")
-            for g in ("embedding", "recurrent", "output")}  # fmt: skip
 
 
 def show(*cells) -> None:
@@ -207,9 +200,9 @@ def rate(step, found: text.Text, seconds: float, batch: int = BATCH, words: int 
 def show_speed(found: text.Text, options) -> None:
     """Three rounds in turn, so that what else runs meets all alike; medians."""
     steps = {
-        "ours, sampled softmax, float": our_step(found, design(found, **dag(), **full())),
+        "ours, sampled softmax, float": our_step(found, design(found, **dag(), **bits(32))),
         "ours, sampled softmax, 8 bits": our_step(found, design(found, **dag())),
-        "ours, full softmax, float": our_step(found, design(found, **dag(), **full()), samples=0),
+        "ours, full softmax, float": our_step(found, design(found, **dag(), **bits(32)), samples=0),
         "Keras RNN layer, full softmax": keras_step(len(found.words)),
     }
     rates = {name: [] for name in steps}
@@ -229,7 +222,7 @@ def show_time(found: text.Text, options) -> None:
     from nas.course import schedule
     from nas.language import TextTrainer, perplexity, shares_of
 
-    choices = design(found, **full())
+    choices = design(found, **bits(32))
     network = recurrent.network(choices)
     n_words = rate(our_step(found, choices), found, 5) * options.seconds
     epochs = max(1, round(n_words / len(found.train)))
@@ -283,7 +276,7 @@ def show_softmax(found: text.Text, options) -> None:
     """An LSTM of 32 bits, trained on a few words, over the validation text's first 2,000."""
     from nas.language import TextTrainer
 
-    choices = design(found, **full())
+    choices = design(found, **bits(32))
     trained = TextTrainer().fit(
         recurrent.network(choices), found.train[:40_000], recipe(choices, 1), seed=0
     )
@@ -383,7 +376,7 @@ def show_bits(found: text.Text, options) -> None:
     for n in (32, 8, 6, 4, 2):
         found_scores = [
             perplexity_of(
-                trainer, found, design(found, **{**full(), f"bits.weights.{group}": n}), options
+                trainer, found, design(found, **{**bits(32), f"bits.weights.{group}": n}), options
             )
             for group in groups
         ]
@@ -396,7 +389,6 @@ def show_bits(found: text.Text, options) -> None:
 def show_search(found: text.Text, options) -> None:
     """Two searches of equal hours, of all cells and of LSTMs alone; the best of each in float, with
     as many parameters, for --train-hours each; three seeds."""
-    from benchmarks.language_search import compare
 
     def speed(choices: dict) -> float:
         return rate(our_step(found, choices), found, 5, choices["train.batch"],

@@ -1,7 +1,7 @@
 """The best cell of a joint search against a tuned LSTM of as many parameters.
 
 The part `search` of `language.py`. Two searches of --hours each, on two workers: the preset's joint
-search; and one of LSTMs alone, in float on one accelerator and by validation perplexity alone, so
+search; and one of LSTMs alone, in 16 bits on one accelerator and by validation perplexity alone, so
 that all of its hours go into the LSTM, with at most the parameters of the best cell that the first
 found. The best of each is that of the lowest validation perplexity. The LSTM then gets the units
 that make its parameters equal. Both are trained in float for --train-hours each, as their searches
@@ -34,7 +34,6 @@ WORKERS = 2
 DROPOUTS = (0.1, 0.3, 0.5)
 SEEDS = 3
 GROUPS = ("embedding", "recurrent", "output")
-FLOAT = {f"bits.{kind}.{group}": 32 for kind in ("weights", "activations") for group in GROUPS}
 PARAMS = "params <= {}"
 SIZES = [32, 64, 96, 128, 200, 256, 400, 650]
 LSTMS = {
@@ -42,6 +41,12 @@ LSTMS = {
     "memory.kind": "none", "train.batch": [16, 32, 64], "train.words": [16, 35, 70],
     "train.learning_rate": [0.2, 0.4, 0.8, 1.6, 3.2], "train.dropout": [0, 0.1, 0.2, 0.3, 0.5],
 }  # fmt: skip
+
+
+def bits(n: int) -> dict:
+    """All weights and activations of `n` bits."""
+    kinds = "weights", "activations"
+    return {f"bits.{kind}.{group}": n for kind in kinds for group in GROUPS}
 
 
 def n_params(choices: Mapping) -> int:
@@ -68,7 +73,7 @@ def searched(folder: Path, hours: float, preset: str, **given) -> nas.Run:
 def best_of(run: nas.Run) -> dict:
     """The choices of the trial of the lowest validation perplexity, in float."""
     id = int(run.leaderboard().sort_values("perplexity")["trial"].iloc[0])
-    return run.space.decode(run.trial(id).proposal.encoding) | FLOAT
+    return run.space.decode(run.trial(id).proposal.encoding) | bits(32)
 
 
 def as_large(choices: dict, params: int) -> dict:
@@ -112,7 +117,7 @@ def compare(found: text.Text, options: argparse.Namespace, speed, show) -> None:
     if "LSTM" not in cache:
         served = {n: v for n, v in cache["found"].items() if n.startswith(("hw.", "serve."))}
         alone = {
-            "space": {**LSTMS, **FLOAT, **served},
+            "space": {**served, **LSTMS, **bits(16), "hw.multiplier": "fixed16"},
             "reward": {"name": "pareto", "objectives": ["-perplexity"]},
             "constraints": [PARAMS.format(params)],
             "final": {"top": 0},

@@ -29,6 +29,7 @@ class LanguageProgram(Program):
     """
 
     network: LanguageModel
+    weight_decay = 0.0  # dropout does for it (Zaremba et al., 1409.2329); a pass over all less
 
     def step(self, *arguments) -> tuple[float, list[np.ndarray]]:
         """One update; returns (loss, new state).

@@ -58,11 +58,14 @@ def test_two_values_of_an_active_decision_are_two_designs(cell):
 
 
 def test_what_a_shared_table_and_a_whole_one_leave_undecided():
-    space = joint("recurrent").restrict({"embed.rank": [0, 32], "embed.tied": [False, True]})
+    named = {"embed.rank": [0, 32], "embed.tied": [False, True], "embed.codebook": [0, 64]}
+    space = joint("recurrent").restrict(named)
     for row in space.sample(50, np.random.default_rng(0)):
         choices = space.decode(row)
         assert ("bits.weights.output" in choices) == (not choices["embed.tied"])
         assert ("bits.activations.embedding" in choices) == (choices["embed.rank"] > 0)
+        coded = choices["bits.weights.embedding"] > 6  # indices of 64 entries are shorter
+        assert ("embed.codebook" in choices) == coded
         embedding, cells, output = precisions(choices)
         if choices["embed.tied"]:
             assert output.weights == embedding.weights
