@@ -11,7 +11,7 @@ TEXT_GROUPS = ("embedding", "recurrent", "output")  # of language models
 # quantization-aware by LSQ or DoReFa, or fixed point after a training in float
 METHODS = ("lsq", "dorefa", "post_training")
 BITS = (1, 2, 3, 4, 5, 6, 7, 8, 16, 32)
-RANKS = (16, 32, 64)  # of a table of words that is wider than that
+RANKS = (16, 32, 64)  # of a table of words whose rows a product brings to their width
 
 SPACE = Space(
     [

@@ -17,7 +17,7 @@ The input's share of all sums is one product over all words; what reads the stat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import reduce
 
 from hwmodel.workload import Layers
@@ -275,8 +275,8 @@ def network(choices: Choices) -> LanguageModel:
         memory = MEMORIES[kind](units, slots, *sizes)
         between.append(("memory", memory, RECURRENT))
     if choices.get("experts.n", 1) > 1:
-        sizes = [choices[f"experts.{what}"] for what in ("n", "active", "hidden")]
-        experts = Experts(*sizes, choices.get("experts.balance", 0))
+        named = {f"experts.{field.name}": field.name for field in fields(Experts)}
+        experts = Experts(**{own: choices[name] for name, own in named.items() if name in choices})
         between.append(("experts", experts, RECURRENT))
     ops[-1:-1] = between
     steps = [Step(name, op, (i - 1,), group) for i, (name, op, group) in enumerate(ops)]
