@@ -51,6 +51,7 @@ SEARCHES = {
     "language": [
         "ptb-quickstart", "--set", "evaluator.tokens=6000", "--set", "rnn.units=64",
         "--set", "embed.width=64", "--set", "train.samples=256", "--set", "train.batch=32",
+        "--trials", "5", "--set", "evaluator.epochs=2", "--set", "evaluator.final_epochs=1",
     ],
 }  # fmt: skip
 SMALL: list[str] = []  # the one of them that --of names
@@ -423,7 +424,7 @@ def main() -> None:
     parser.add_argument("--of", choices=SEARCHES, default="images", help="what searches train")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    SMALL[:] = SEARCHES[options.of] + EVERY
+    SMALL[:] = EVERY + SEARCHES[options.of]
     with tempfile.TemporaryDirectory(prefix="nas-faults-") as name:
         folder = Path(name)
         (Path(HOOKS.name) / "sitecustomize.py").write_text(HOOK)
