@@ -177,7 +177,7 @@ def test_expected_improvement_is_what_all_variants_add_on_average(
     costs[0, 1] = np.nan  # ruled out
     front = np.hstack([5 + 0.5 * rng.random((5, n_measured)), rng.random((5, n_costs))])
     at = np.random.default_rng(1).integers(0, 2, (4, sum(SIZES))).astype(float)
-    pool = Pool(np.zeros((4, 1), int), at, np.zeros((4, 4, 1), int), costs)
+    pool = Pool(np.zeros((4, 1), int), at, costs)
     prospects = Prospects(pool, models, outlook, front, rng)
     got = prospects._of_front(np.arange(4)) * prospects.scalarize.range.prod()
     volume = hypervolume(front, prospects.low)
@@ -332,7 +332,7 @@ def test_the_next_network_is_that_whose_accelerators_add_most():
     models = [GaussianProcess([1], 1)]
     models[0].condition(np.array([[0.0], [0.0], [5.0]]), np.array([1.0, 1.0, 0.9]), np.arange(3))
     costs = np.array([[[0.9, 0.2], [0.9, 0.2]], [[0.9, 0.2], [0.2, 0.9]], [[0.0, 0.0]] * 2])
-    pool = Pool(np.zeros((3, 1), int), np.zeros((3, 1)), np.zeros((3, 2, 1), int), costs)
+    pool = Pool(np.zeros((3, 1), int), np.zeros((3, 1)), costs)
     front = np.array([[0.8, 0.1, 0.1], [0.1, 1.0, 1.0]])
     prospects = Prospects(pool, models, outlook, front, np.random.default_rng(0))
     assert prospects.best(np.arange(3)) == 1

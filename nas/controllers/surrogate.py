@@ -164,9 +164,8 @@ class Surrogate:
         return blocks + self.outlook.features(encodings)
 
     def _pool(self, encodings: np.ndarray) -> Pool:
-        variants, known = self.outlook.variants(encodings)
-        features = np.hstack(self._blocks(encodings)).astype(np.float32)
-        return Pool(encodings, features, variants, known)
+        _, known = self.outlook.variants(encodings)
+        return Pool(encodings, np.hstack(self._blocks(encodings)).astype(np.float32), known)
 
     def _random(self) -> np.ndarray:
         """A random design, new and not ruled out where one can be found: int64 [d]."""
