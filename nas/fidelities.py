@@ -6,7 +6,8 @@ go on to the next, the highest rung first; only where there are none is the cont
 new design. Best is by front, then by room on it, so that several objectives are ranked too. A
 promotion is a trial of its own, trained anew for the longer time. Unlike in the paper no more than
 1 / reduction are ever promoted: a controller that learns keeps finding better ones, and each would
-be among the best for a while.
+be among the best for a while. For the same reason promotions can wait until a rung has settled:
+until its last `patience` results hold nothing better than those before them.
 
 The controller is told of the first rung alone: there all candidates are comparable, and none looks
 better for having been trained longer.
@@ -23,6 +24,7 @@ import numpy as np
 
 from nas.controllers import Controller
 from nas.controllers.shared import check_told, order
+from nas.pareto import front
 from nas.trial import Grown, Proposal, State, Status, Trial
 
 OF_CONTROLLER = "controller."  # before the names of its state
@@ -36,13 +38,15 @@ class Rung:
         self.objectives: list[np.ndarray] = []
         self.promoted: list[bool] = []
 
-    def promote(self, reduction: int) -> np.ndarray | None:
+    def promote(self, reduction: int, patience: int) -> np.ndarray | None:
         """The best design of the best 1 / reduction that was not promoted yet; then it is. None
-        where as many were promoted already."""
+        where as many were promoted already, or the rung has not settled."""
         n_best = len(self.objectives) // reduction
         if sum(self.promoted) >= n_best:
             return None
         objectives = np.array(self.objectives)
+        if not settled(objectives, patience):
+            return None
         for row in order(objectives)[:n_best]:
             if not self.promoted[row] and not np.isnan(objectives[row]).any():
                 self.promoted[row] = True
@@ -50,27 +54,52 @@ class Rung:
         return None
 
 
+def settled(objectives: np.ndarray, patience: int) -> bool:
+    """Whether none of the last `patience` results [n, m] is on the front of all, or equals one that
+    is, and others came before them."""
+    objectives = objectives[~np.isnan(objectives).any(axis=1)]
+    return len(objectives) > patience and not front(objectives)[len(objectives) - patience :].any()
+
+
 class SuccessiveHalving:
     """A controller that promotes what another one found.
 
+    patience: results without a better one, after which a rung is promoted from; 0 for at once.
     A proposal's note is {"rung": its rung, "note": the inner controller's}. Failed trainings count
     at their rung and are never promoted; repeats and infeasible designs do not count.
     """
 
-    def __init__(self, controller: Controller, *, n_rungs: int, reduction: int, n_objectives: int):
+    def __init__(
+        self,
+        controller: Controller,
+        *,
+        n_rungs: int,
+        reduction: int,
+        n_objectives: int,
+        patience: int = 0,
+    ):
         if n_rungs < 2 or reduction < 2:
             raise ValueError(
                 f"successive halving needs 2 rungs and a reduction of 2 at least; got {n_rungs} "
                 f"and {reduction}; try 2 and 3"
             )
+        if patience < 0:
+            raise ValueError(
+                f"successive halving: patience is a number of trainings, got {patience}; try 20, "
+                "or 0 for promotions at once"
+            )
         self.controller, self.reduction, self.n_objectives = controller, reduction, n_objectives
+        self.patience = patience
         self.rungs = [Rung() for _ in range(n_rungs)]
 
     def ask(self, n: int) -> list[Proposal]:
         promoted = []
         for number in reversed(range(1, len(self.rungs))):
             below = self.rungs[number - 1]
-            while len(promoted) < n and (best := below.promote(self.reduction)) is not None:
+            while len(promoted) < n:
+                best = below.promote(self.reduction, self.patience)
+                if best is None:
+                    break
                 promoted.append(Proposal(best, {"rung": number, "note": None}))
         if len(promoted) == n:
             return promoted
