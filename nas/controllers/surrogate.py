@@ -54,7 +54,7 @@ class Surrogate:
         seed: int,
         n_objectives: int = 1,
         outlook: Outlook | None = None,
-        start: int = 10,
+        start: int = 6,
         candidates: int = 600,
     ):
         for name, value, least in (("start", start, 2), ("candidates", candidates, 16)):
