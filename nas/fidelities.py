@@ -6,8 +6,8 @@ go on to the next, the highest rung first; only where there are none is the cont
 new design. Best is by front, then by room on it, so that several objectives are ranked too. A
 promotion is a trial of its own, trained anew for the longer time. Unlike in the paper no more than
 1 / reduction are ever promoted: a controller that learns keeps finding better ones, and each would
-be among the best for a while. For the same reason promotions can wait until a rung has settled:
-until its last `patience` results hold nothing better than those before them.
+be among the best for a while. For the same reason promotions can wait until `after` designs were
+told at the first rung: what is best by then is promoted, not what was best early on.
 
 The controller is told of the first rung alone: there all candidates are comparable, and none looks
 better for having been trained longer.
@@ -24,7 +24,6 @@ import numpy as np
 
 from nas.controllers import Controller
 from nas.controllers.shared import check_told, order
-from nas.pareto import front
 from nas.trial import Grown, Proposal, State, Status, Trial
 
 OF_CONTROLLER = "controller."  # before the names of its state
@@ -38,15 +37,18 @@ class Rung:
         self.objectives: list[np.ndarray] = []
         self.promoted: list[bool] = []
 
-    def promote(self, reduction: int, patience: int) -> np.ndarray | None:
+    def add(self, encoding: np.ndarray, objectives: np.ndarray) -> None:
+        self.encodings.append(encoding)
+        self.objectives.append(objectives)
+        self.promoted.append(False)
+
+    def promote(self, reduction: int, after: int = 0) -> np.ndarray | None:
         """The best design of the best 1 / reduction that was not promoted yet; then it is. None
-        where as many were promoted already, or the rung has not settled."""
+        where as many were promoted already, or fewer than `after` were told."""
         n_best = len(self.objectives) // reduction
-        if sum(self.promoted) >= n_best:
+        if sum(self.promoted) >= n_best or len(self.objectives) < after:
             return None
         objectives = np.array(self.objectives)
-        if not settled(objectives, patience):
-            return None
         for row in order(objectives)[:n_best]:
             if not self.promoted[row] and not np.isnan(objectives[row]).any():
                 self.promoted[row] = True
@@ -54,17 +56,11 @@ class Rung:
         return None
 
 
-def settled(objectives: np.ndarray, patience: int) -> bool:
-    """Whether none of the last `patience` results [n, m] is on the front of all, or equals one that
-    is, and others came before them."""
-    objectives = objectives[~np.isnan(objectives).any(axis=1)]
-    return len(objectives) > patience and not front(objectives)[len(objectives) - patience :].any()
-
-
 class SuccessiveHalving:
     """A controller that promotes what another one found.
 
-    patience: results without a better one, after which a rung is promoted from; 0 for at once.
+    after: designs told at the first rung before any is promoted. With a controller that learns,
+    half of what a run can pay for is a good choice (benchmarks/search_efficiency.py).
     A proposal's note is {"rung": its rung, "note": the inner controller's}. Failed trainings count
     at their rung and are never promoted; repeats and infeasible designs do not count.
     """
@@ -76,30 +72,28 @@ class SuccessiveHalving:
         n_rungs: int,
         reduction: int,
         n_objectives: int,
-        patience: int = 0,
+        after: int = 0,
     ):
         if n_rungs < 2 or reduction < 2:
             raise ValueError(
                 f"successive halving needs 2 rungs and a reduction of 2 at least; got {n_rungs} "
                 f"and {reduction}; try 2 and 3"
             )
-        if patience < 0:
+        if after < 0:
             raise ValueError(
-                f"successive halving: patience is a number of trainings, got {patience}; try 20, "
-                "or 0 for promotions at once"
+                f"successive halving promotes after a number of trainings; got {after}; try 0, for "
+                "promotions at once"
             )
         self.controller, self.reduction, self.n_objectives = controller, reduction, n_objectives
-        self.patience = patience
+        self.after = after
         self.rungs = [Rung() for _ in range(n_rungs)]
 
     def ask(self, n: int) -> list[Proposal]:
         promoted = []
         for number in reversed(range(1, len(self.rungs))):
             below = self.rungs[number - 1]
-            while len(promoted) < n:
-                best = below.promote(self.reduction, self.patience)
-                if best is None:
-                    break
+            after = self.after if number == 1 else 0
+            while len(promoted) < n and (best := below.promote(self.reduction, after)) is not None:
                 promoted.append(Proposal(best, {"rung": number, "note": None}))
         if len(promoted) == n:
             return promoted
@@ -112,10 +106,7 @@ class SuccessiveHalving:
         for i, trial in enumerate(trials):
             number = rung_of(trial.proposal)
             if trial.status is not Status.INFEASIBLE and trial.repeats is None:
-                rung = self.rungs[number]
-                rung.encodings.append(trial.proposal.encoding)
-                rung.objectives.append(objectives[i])
-                rung.promoted.append(False)
+                self.rungs[number].add(trial.proposal.encoding, objectives[i])
             if number == 0:
                 first.append(i)
         if first:

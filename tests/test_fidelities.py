@@ -8,7 +8,7 @@ from test_search import Answers, Stopped, history, search
 from nas import config, controllers
 from nas.cli import main
 from nas.compare import compare
-from nas.fidelities import SuccessiveHalving, correlations, highest, rung_of, settled
+from nas.fidelities import SuccessiveHalving, correlations, highest, rung_of
 from nas.leaderboard import leaderboard
 from nas.rerun import rerun
 from nas.run import begin
@@ -19,14 +19,14 @@ from search_spaces.space import Decision, Space
 SPACE = Space([Decision("a", tuple(range(40))), Decision("b", tuple(range(40)))])
 
 
-def halving(n_objectives=1, reduction=2, n_rungs=3, seed=0, patience=0):
+def halving(n_objectives=1, reduction=2, n_rungs=3, seed=0, after=0):
     inner = controllers.make("random", SPACE, seed=seed, n_objectives=n_objectives)
     return SuccessiveHalving(
         inner,
         n_rungs=n_rungs,
         reduction=reduction,
         n_objectives=n_objectives,
-        patience=patience,
+        after=after,
     )
 
 
@@ -66,30 +66,19 @@ def test_no_more_than_the_share_are_promoted_however_they_improve():
     assert asked.count(1) == asked.count(0) // 4 == 8
 
 
-def test_promotions_wait_until_nothing_better_was_told_for_a_while():
-    controller = halving(n_rungs=2, patience=3)
-    first = controller.ask(6)
-    tell(controller, first, [1, 2, 9, 3, 4, 5])
-    assert rungs(controller.ask(2)) == [1, 1], "three since the best"
-    controller = halving(n_rungs=2, patience=3)
-    first = controller.ask(6)
-    tell(controller, first, [1, 2, 3, 9, 4, np.nan])
-    second = controller.ask(2)
-    assert rungs(second) == [0, 0], "one since the best, and a failure"
-    tell(controller, second, [5, 6])
-    third = controller.ask(2)
-    assert rungs(third) == [1, 1] and (third[0].encoding == first[3].encoding).all()
-    tell(controller, controller.ask(3)[1:], [10, 7])
-    assert rungs(controller.ask(1)) == [0], "a better one has come"
-
-
-def test_a_rung_has_settled():
-    ends = np.array([[0, 3], [3, 0], [1, 1], [2, 2.0], [1, 2], [0, 1]])
-    assert settled(ends, 2) and not settled(ends, 3), "(2, 2) is on the front"
-    assert settled(ends[:, :1], 4) and not settled(ends[:, :1], 5)
-    assert not settled(ends[:0], 0) and not settled(ends[:2], 2) and settled(ends[:2], 0)
-    with pytest.raises(ValueError, match=r"patience .* got -1; try 20"):
-        halving(patience=-1)
+def test_promotions_can_wait_for_a_number_of_results():
+    controller = halving(after=6)
+    first = controller.ask(5)
+    tell(controller, first, [1, 2, 9, 3, 4])
+    [last] = controller.ask(1)
+    assert rungs([last]) == [0]
+    tell(controller, [last], [10])
+    second = controller.ask(4)
+    assert rungs(second) == [1, 1, 1, 0] and (second[0].encoding == last.encoding).all()
+    tell(controller, second[:2], [1, 2])
+    assert rungs(controller.ask(1)) == [2], "higher rungs wait for nothing"
+    with pytest.raises(ValueError, match=r"after a number of trainings; got -1; try 0"):
+        halving(after=-1)
 
 
 def test_several_objectives_are_ranked_by_front_then_by_room():
