@@ -1,6 +1,8 @@
 """What a search survives, and that it ends as undisturbed.
 
-    python benchmarks/faults.py [--kills 200] [--only PART ...] [--seed 0]
+    python benchmarks/faults.py [--kills 200] [--only PART ...] [--of images] [--seed 0]
+
+--of: what the searches train, images or language models.
 
 Parts, all of them unless some are named:
 
@@ -37,12 +39,22 @@ from pathlib import Path
 
 import numpy as np
 
-SMALL = [
-    "quickstart", "--trials", "8", "--set", "evaluator.images=300", "--set", "evaluator.epochs=4",
-    "--set", "evaluator.final_epochs=4", "--set", "final.top=1", "--set", "cell.width=[4,8]",
-    "--set", "cell.depth=1", "--set", "cell.resolution=16", "--set", "train.batch=64",
-    "--set", "limits.heartbeat=2", "--set", "limits.max_attempts=1000",
+EVERY = [
+    "--trials", "8", "--set", "evaluator.epochs=4", "--set", "evaluator.final_epochs=4",
+    "--set", "final.top=1", "--set", "limits.heartbeat=2", "--set", "limits.max_attempts=1000",
 ]  # fmt: skip
+SEARCHES = {
+    "images": [
+        "quickstart", "--set", "evaluator.images=300", "--set", "cell.width=[4,8]",
+        "--set", "cell.depth=1", "--set", "cell.resolution=16", "--set", "train.batch=64",
+    ],
+    "language": [
+        "ptb-quickstart", "--set", "evaluator.tokens=6000", "--set", "rnn.units=64",
+        "--set", "embed.width=64", "--set", "train.samples=256", "--set", "train.batch=32",
+        "--trials", "5", "--set", "evaluator.epochs=2", "--set", "evaluator.final_epochs=1",
+    ],
+}  # fmt: skip
+SMALL: list[str] = []  # the one of them that --of names
 HOOKS = tempfile.TemporaryDirectory(prefix="nas-faults-")
 PART_BYTES = 600_000  # of the small file system
 # Read by Python before a command of ours runs. Trainings are kept every 50 ms instead of every
@@ -128,7 +140,7 @@ def finish(path: Path, seed: int, extra: list[str]) -> float:
 
 def history(path: Path) -> list:
     """All that a run decided and measured but for the clock: a row a trial, and the finals."""
-    measured = ("accuracy", "loss", "train_loss", "latency_s", "energy_j")
+    measured = ("accuracy", "perplexity", "loss", "train_loss", "latency_s", "energy_j")
     with contextlib.closing(sqlite3.connect(path / "trials.sqlite")) as store:
         trials = store.execute(
             "SELECT id, encoding, seed, status, metrics, repeats, told FROM trials ORDER BY id"
@@ -137,7 +149,7 @@ def history(path: Path) -> list:
     rows = [
         (*row[:4], *(json.loads(row[4]).get(name) for name in measured), *row[5:]) for row in trials
     ]
-    return [*rows, *((trial, json.loads(text)["test_accuracy"]) for trial, text in finals)]
+    return [*rows, *((trial, json.loads(text)["test_loss"]) for trial, text in finals)]
 
 
 def compare(path: Path, whole: Path) -> tuple[int, int, bool]:
@@ -409,8 +421,10 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200, metavar="N")
     parser.add_argument("--flips", type=int, default=200, metavar="N", help="of each file")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--of", choices=SEARCHES, default="images", help="what searches train")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    SMALL[:] = EVERY + SEARCHES[options.of]
     with tempfile.TemporaryDirectory(prefix="nas-faults-") as name:
         folder = Path(name)
         (Path(HOOKS.name) / "sitecustomize.py").write_text(HOOK)

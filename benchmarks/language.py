@@ -13,18 +13,22 @@ Parts:
     memory     the price of a soft and a hard read against the size of the table
     bits       perplexity at 32 to 2 bits of embedding, recurrent and output weights apart
     search     a joint search of --hours, and an LSTM tuned as long, both trained for --train-hours
+               (language_search.py); what is finished is kept in --to, an interrupted part goes on
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 
-import nas
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.language_search import bits, compare
 from nas import text
 from nas.pricing import price_designs
 from search_spaces import recurrent
@@ -51,8 +55,6 @@ ACCELERATOR = {
 
 def design(found: text.Text, **choices) -> dict:
     """Choices of one model: an LSTM of 8 bits, unless told otherwise."""
-    names = {f"bits.{kind}.{g}": 8 for kind in ("weights", "activations")
-             for g in ("embedding", "recurrent", "output")}  # fmt: skip
     return {
         "text.vocabulary": len(found.words),
         "rnn.cell": "lstm",
@@ -64,7 +66,7 @@ def design(found: text.Text, **choices) -> dict:
         "serve.words": WORDS,
         "serve.batch": 1,
         **ACCELERATOR,
-        **names,
+        **bits(8),
         **choices,
     }
 
@@ -97,12 +99,6 @@ def recipe(choices: dict, epochs: int, **given):
     return TextRecipe(**{**settings, **given})
 
 
-def full(n: int = 32) -> dict:
-    """All weights and activations of `n` bits."""
-    return {f"bits.{kind}.{g}": n for kind in ("weights", "activations")
-            for g in ("embedding", "recurrent", "output")}  # fmt: skip
-
-
 def show(*cells) -> None:
     print(
         "  ".join(f"{cell:>14}" if i else f"{cell:<34}" for i, cell in enumerate(cells)), flush=True
@@ -112,24 +108,22 @@ def show(*cells) -> None:
 # -- speed -----------------------------------------------------------------------------------------
 
 
-def our_step(choices: dict, **given):
+def our_step(found: text.Text, choices: dict, **given):
     """A function that takes one step of training on words [steps + 1, n]."""
-    from nas.language import Draw, LanguageProgram, first_values, zero_state
+    from nas.language import Draw, first_values, zero_state
+    from nas.language_program import LanguageProgram
 
     network, settings = recurrent.network(choices), recipe(choices, 1, **given)
     program = LanguageProgram(network, settings.switches)
+    program.start(first_values(network, settings, found.train, 0))
     bits = np.int32(settings.weight_bits), np.int32(settings.activation_bits)
-    draw, noise = None, np.zeros(2, np.int32)
-    state = zero_state(network, BATCH)
+    draw, rng = Draw(found.train, network.vocabulary, settings.samples), np.random.default_rng(0)
+    noise, state = np.zeros(2, np.int32), zero_state(network, settings.batch)
 
     def step(words):
-        nonlocal draw, state
-        if draw is None:
-            program.start(first_values(network, settings, words[:8], 0))
-            counts = np.bincount(words.ravel(), minlength=network.vocabulary)
-            tokens = np.repeat(np.arange(network.vocabulary), counts)
-            draw = Draw(tokens, network.vocabulary, settings.samples, np.random.default_rng(0))
-        _, state = program.step(words, *bits, 1e-3, 0.0, noise, *draw(words[1:]), *state)
+        nonlocal state
+        drawn = draw(words[1:], rng)
+        _, state = program.step(words, *bits, 1e-3, settings.dropout, noise, *drawn, *state)
 
     return step
 
@@ -189,26 +183,26 @@ def compiled(model, rate):
     return step
 
 
-def rate(step, found: text.Text, seconds: float) -> float:
+def rate(step, found: text.Text, seconds: float, batch: int = BATCH, words: int = WORDS) -> float:
     """Words a CPU second, after two steps of warming up."""
-    n = len(found.train) // BATCH
-    read = found.train[: n * BATCH].reshape(BATCH, n).T
-    pieces = [read[i * WORDS : (i + 1) * WORDS + 1] for i in range((n - 1) // WORDS)]
+    n = len(found.train) // batch
+    read = found.train[: n * batch].reshape(batch, n).T
+    pieces = [read[i * words : (i + 1) * words + 1] for i in range((n - 1) // words)]
     for piece in pieces[:2]:
         step(piece)
     begun, n_steps = time.process_time(), 0
     while time.process_time() - begun < seconds:
         step(pieces[(2 + n_steps) % len(pieces)])
         n_steps += 1
-    return n_steps * BATCH * WORDS / (time.process_time() - begun)
+    return n_steps * batch * words / (time.process_time() - begun)
 
 
 def show_speed(found: text.Text, options) -> None:
     """Three rounds in turn, so that what else runs meets all alike; medians."""
     steps = {
-        "ours, sampled softmax, float": our_step(design(found, **dag(), **full())),
-        "ours, sampled softmax, 8 bits": our_step(design(found, **dag())),
-        "ours, full softmax, float": our_step(design(found, **dag(), **full()), samples=0),
+        "ours, sampled softmax, float": our_step(found, design(found, **dag(), **bits(32))),
+        "ours, sampled softmax, 8 bits": our_step(found, design(found, **dag())),
+        "ours, full softmax, float": our_step(found, design(found, **dag(), **bits(32)), samples=0),
         "Keras RNN layer, full softmax": keras_step(len(found.words)),
     }
     rates = {name: [] for name in steps}
@@ -222,15 +216,15 @@ def show_speed(found: text.Text, options) -> None:
 
 
 def show_time(found: text.Text, options) -> None:
-    """The same LSTM, optimizer, clipping and schedule; each takes what fits into the seconds."""
+    """The same LSTM, optimizer, clipping, schedule and first biases; what fits in the time."""
     import keras
 
-    from nas.language import TextTrainer, perplexity
-    from nas.train import schedule
+    from nas.course import schedule
+    from nas.language import TextTrainer, perplexity, shares_of
 
-    choices = design(found, **full())
+    choices = design(found, **bits(32))
     network = recurrent.network(choices)
-    n_words = rate(our_step(choices), found, 5) * options.seconds
+    n_words = rate(our_step(found, choices), found, 5) * options.seconds
     epochs = max(1, round(n_words / len(found.train)))
     tokens = found.train[: int(n_words / epochs)]
     begun = time.process_time()
@@ -248,6 +242,7 @@ def show_time(found: text.Text, options) -> None:
             keras.layers.Dense(len(found.words)),
         ]
         model = keras.Sequential([keras.Input(batch_shape=(batch, None)), *layers])
+        model.layers[-1].bias.assign(np.log(shares_of(found.train, len(found.words))))
         return model, compiled(model, 0.0)
 
     n_steps = int(rate(lstm(BATCH)[1], found, 5) * options.seconds / (BATCH * WORDS))
@@ -281,7 +276,7 @@ def show_softmax(found: text.Text, options) -> None:
     """An LSTM of 32 bits, trained on a few words, over the validation text's first 2,000."""
     from nas.language import TextTrainer
 
-    choices = design(found, **full())
+    choices = design(found, **bits(32))
     trained = TextTrainer().fit(
         recurrent.network(choices), found.train[:40_000], recipe(choices, 1), seed=0
     )
@@ -381,7 +376,7 @@ def show_bits(found: text.Text, options) -> None:
     for n in (32, 8, 6, 4, 2):
         found_scores = [
             perplexity_of(
-                trainer, found, design(found, **{**full(), f"bits.weights.{group}": n}), options
+                trainer, found, design(found, **{**bits(32), f"bits.weights.{group}": n}), options
             )
             for group in groups
         ]
@@ -392,45 +387,14 @@ def show_bits(found: text.Text, options) -> None:
 
 
 def show_search(found: text.Text, options) -> None:
-    """Two searches of equal hours, the second of LSTMs alone; then both best cells at 32 bits, the
-    LSTM with as many parameters, for --train-hours each, three seeds; test perplexity."""
-    from nas.language import TextTrainer
+    """Two searches of equal hours, of all cells and of LSTMs alone; the best of each in float, with
+    as many parameters, for --train-hours each; three seeds."""
 
-    known = dict(data=options.data) if found.name == "ptb" else {}
-    preset = "ptb" if found.name == "ptb" else "ptb-quickstart"
-    best = {}
-    for name, cells in (("found", ["dag", "tree", "lstm", "gru"]), ("LSTM", ["lstm"])):
-        run = nas.search(
-            preset,
-            run_dir=Path(options.to) / name.lower(),
-            hours=options.hours,
-            trials=options.trials,
-            settings={"space": {"rnn.cell": cells}, "final": {"top": 0}},
-            **known,
-        )
-        table = run.leaderboard()
-        trial = int(table.sort_values("perplexity")["trial"].iloc[0])
-        best[name] = run.space.decode(run.trial(trial).proposal.encoding) | full()
-    n_params = sum(recurrent.layers(best["found"]).params)
-    best["LSTM"] = min(
-        (best["LSTM"] | {"rnn.units": units} for units in range(16, 1024, 4)),
-        key=lambda choices: abs(sum(recurrent.layers(choices).params) - n_params),
-    )
-    show("cell", "parameters", "seed", "epochs", "validation", "test")
-    for name, choices in best.items():
-        network, scores = recurrent.network(choices), []
-        for seed in range(3):
-            speed = rate(our_step(choices | {"train.batch": BATCH}), found, 5)
-            epochs = max(1, int(3600 * options.train_hours / 3 * speed / len(found.train)))
-            settings = recipe(choices, epochs, dropout=choices["train.dropout"])
-            trained = TextTrainer().fit(network, found.train, settings, seed=seed)
-            scores.append(trained.score(found.test, found.end).perplexity)
-            params = f"{sum(recurrent.layers(choices).params):,}"
-            validation = trained.score(found.validation, found.end).perplexity
-            show(f"{name}: {choices['rnn.cell']}", params, seed, epochs, f"{validation:.2f}",
-                 f"{scores[-1]:.2f}")  # fmt: skip
-        show(f"{name}, mean and deviation", "", "", "", "",
-             f"{np.mean(scores):.2f} {np.std(scores, ddof=1):.2f}")  # fmt: skip
+    def speed(choices: dict) -> float:
+        return rate(our_step(found, choices), found, 5, choices["train.batch"],
+                    choices["train.words"])  # fmt: skip
+
+    compare(found, options, speed, show)
 
 
 PARTS = {
@@ -456,8 +420,8 @@ def main() -> None:
     )
     parser.add_argument("--hours", type=float, default=2, help="of each search")
     parser.add_argument("--trials", type=int, default=10_000, help="at most, of each search")
-    parser.add_argument("--train-hours", type=float, default=1, help="of each cell, all seeds")
-    parser.add_argument("--to", default="runs/language", help="a new folder for the searches")
+    parser.add_argument("--train-hours", type=float, default=1, help="of each, all")
+    parser.add_argument("--to", default="runs/language", help="where searches and results are kept")
     options = parser.parse_args()
     for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
         os.environ.setdefault(name, "1")  # before TensorFlow is imported

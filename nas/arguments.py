@@ -7,15 +7,6 @@ from importlib import metadata
 from typing import NoReturn
 
 A_RUN = "the directory of a run"
-LISTS = (
-    "spaces",
-    "controllers",
-    "evaluators",
-    "rewards",
-    "metrics",
-    "accelerators",
-    "presets",
-)
 
 
 class Parser(argparse.ArgumentParser):
@@ -186,7 +177,15 @@ def parser() -> Parser:
     listing = command("list", "what there is to name in a search")
     listing.add_argument(
         "what",
-        choices=LISTS,
+        choices=(
+            "spaces",
+            "controllers",
+            "evaluators",
+            "rewards",
+            "metrics",
+            "accelerators",
+            "presets",
+        ),
         help="spaces: decisions and their values; controllers, evaluators and rewards: names and "
         "options; metrics: for rewards and constraints; accelerators: devices; presets: searches",
         metavar="WHAT",

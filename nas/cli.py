@@ -220,7 +220,6 @@ def run_report(options: argparse.Namespace) -> None:
 
 
 def run_export(options: argparse.Namespace) -> None:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow greets on standard error
     from nas.export import export_keras
     from nas.run import Run
 

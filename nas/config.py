@@ -8,7 +8,8 @@ preset, trials, seed, workers, in_flight, hours, constraints, deterministic
 [reward]      name = "mnasnet", and its options
 [early_stopping]  epochs: after so many, candidates go on that are among the best 1/reduction
 [fidelities]  rungs: what trainings cost, ascending, as epochs; the best 1/reduction of each are
-              trained again at the next (fidelities.py). A promotion counts as a trial
+              trained again at the next (fidelities.py), once `after` were told at the first. A
+              promotion counts as a trial
 [final]       top: how many designs are trained longer at the end
 [limits]      of workers, as `nas.executor.Limits`: trial_timeout, trial_memory, max_attempts, ...
 [cluster]     dask: the address of a scheduler, and what nas/dask_executor.py says of the rest
@@ -51,7 +52,7 @@ DEFAULTS: dict[str, Any] = {
     "controller": {"name": "surrogate"},
     "reward": {"name": "mnasnet"},
     "early_stopping": {"reduction": 3, "epochs": []},  # off without epochs
-    "fidelities": {"reduction": 3, "rungs": []},  # off without rungs
+    "fidelities": {"reduction": 3, "rungs": [], "after": 0},  # off without rungs
     "deterministic": True,  # trials are told in the order of asking, however many workers
     "limits": dataclasses.asdict(Limits()),
     "final": {"top": 1},
@@ -327,6 +328,7 @@ def make_controller(config: dict):
         controller,
         n_rungs=len(rungs),
         reduction=config["fidelities"]["reduction"],
+        after=config["fidelities"]["after"],
         n_objectives=n_objectives,
     )
 

@@ -6,7 +6,8 @@ go on to the next, the highest rung first; only where there are none is the cont
 new design. Best is by front, then by room on it, so that several objectives are ranked too. A
 promotion is a trial of its own, trained anew for the longer time. Unlike in the paper no more than
 1 / reduction are ever promoted: a controller that learns keeps finding better ones, and each would
-be among the best for a while.
+be among the best for a while. For the same reason promotions can wait until `after` designs were
+told at the first rung: what is best by then is promoted, not what was best early on.
 
 The controller is told of the first rung alone: there all candidates are comparable, and none looks
 better for having been trained longer.
@@ -36,11 +37,16 @@ class Rung:
         self.objectives: list[np.ndarray] = []
         self.promoted: list[bool] = []
 
-    def promote(self, reduction: int) -> np.ndarray | None:
+    def add(self, encoding: np.ndarray, objectives: np.ndarray) -> None:
+        self.encodings.append(encoding)
+        self.objectives.append(objectives)
+        self.promoted.append(False)
+
+    def promote(self, reduction: int, after: int = 0) -> np.ndarray | None:
         """The best design of the best 1 / reduction that was not promoted yet; then it is. None
-        where as many were promoted already."""
+        where as many were promoted already, or fewer than `after` were told."""
         n_best = len(self.objectives) // reduction
-        if sum(self.promoted) >= n_best:
+        if sum(self.promoted) >= n_best or len(self.objectives) < after:
             return None
         objectives = np.array(self.objectives)
         for row in order(objectives)[:n_best]:
@@ -53,24 +59,41 @@ class Rung:
 class SuccessiveHalving:
     """A controller that promotes what another one found.
 
+    after: designs told at the first rung before any is promoted. With a controller that learns,
+    half of what a run can pay for is a good choice (benchmarks/search_efficiency.py).
     A proposal's note is {"rung": its rung, "note": the inner controller's}. Failed trainings count
     at their rung and are never promoted; repeats and infeasible designs do not count.
     """
 
-    def __init__(self, controller: Controller, *, n_rungs: int, reduction: int, n_objectives: int):
+    def __init__(
+        self,
+        controller: Controller,
+        *,
+        n_rungs: int,
+        reduction: int,
+        n_objectives: int,
+        after: int = 0,
+    ):
         if n_rungs < 2 or reduction < 2:
             raise ValueError(
                 f"successive halving needs 2 rungs and a reduction of 2 at least; got {n_rungs} "
                 f"and {reduction}; try 2 and 3"
             )
+        if after < 0:
+            raise ValueError(
+                f"successive halving promotes after a number of trainings; got {after}; try 0, for "
+                "promotions at once"
+            )
         self.controller, self.reduction, self.n_objectives = controller, reduction, n_objectives
+        self.after = after
         self.rungs = [Rung() for _ in range(n_rungs)]
 
     def ask(self, n: int) -> list[Proposal]:
         promoted = []
         for number in reversed(range(1, len(self.rungs))):
             below = self.rungs[number - 1]
-            while len(promoted) < n and (best := below.promote(self.reduction)) is not None:
+            after = self.after if number == 1 else 0
+            while len(promoted) < n and (best := below.promote(self.reduction, after)) is not None:
                 promoted.append(Proposal(best, {"rung": number, "note": None}))
         if len(promoted) == n:
             return promoted
@@ -83,10 +106,7 @@ class SuccessiveHalving:
         for i, trial in enumerate(trials):
             number = rung_of(trial.proposal)
             if trial.status is not Status.INFEASIBLE and trial.repeats is None:
-                rung = self.rungs[number]
-                rung.encodings.append(trial.proposal.encoding)
-                rung.objectives.append(objectives[i])
-                rung.promoted.append(False)
+                self.rungs[number].add(trial.proposal.encoding, objectives[i])
             if number == 0:
                 first.append(i)
         if first:

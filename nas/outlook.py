@@ -142,7 +142,7 @@ class Priced(OfReward):
             self.configs = self._configs(self.shortlist)
         designs = np.repeat(encodings[:, None], len(self.shortlist), axis=1)
         designs[:, :, self.hardware] = self.shortlist
-        keys = [np.delete(row, self.hardware).tobytes() for row in encodings]
+        keys = [row.tobytes() for row in np.delete(encodings, self.hardware, axis=1)]
         missing = {key: row for key, row in zip(keys, encodings, strict=True)}
         missing = {key: row for key, row in missing.items() if key not in self.known}
         if missing:
@@ -156,7 +156,7 @@ class Priced(OfReward):
         """Costs of [n, d] on each accelerator: float [n, k, costs + 1], NaN where ruled out.
 
         The last column is 0, so that ruled out is NaN also where the reward names no cost."""
-        designs = [self.space.decode(encoding) for encoding in encodings]
+        designs = self.space.decode_all(encodings)
         figures, feasible = price_grid(self.family, designs, configs, self.named)
         if not feasible.any():
             return np.full((*feasible.shape, len(self.costs) + 1), np.nan)
@@ -192,4 +192,4 @@ class Priced(OfReward):
     def _configs(self, encodings: np.ndarray):
         """The accelerators of choices [k, hardware decisions]."""
         accelerators = Space([self.space.decisions[i] for i in self.hardware])
-        return hardware.configs_of([accelerators.decode(row) for row in encodings])
+        return hardware.configs_of(accelerators.decode_all(encodings))

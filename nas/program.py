@@ -120,6 +120,8 @@ class Program:
     one use to the next.
     """
 
+    weight_decay = WEIGHT_DECAY  # of kernels
+
     def __init__(self, network: Network, switches: Switches):
         self.network, self.switches, self.layout = network, switches, Layout(network)
         graph = tf.Graph()
@@ -367,8 +369,11 @@ class Program:
             gradient = tf.concat([self._shared(gradient[:n]), gradient[n:]], 0)
         if switches.optimizer == "adam":
             # decay apart from the gradient (Loshchilov and Hutter, 1711.05101)
-            decay = tf.pad(rate * WEIGHT_DECAY * kernels, [[0, layout.n - n]])
-            with tf.control_dependencies([self.values.assign_sub(decay).op]):
+            first = []
+            if self.weight_decay:
+                decay = tf.pad(rate * self.weight_decay * kernels, [[0, layout.n - n]])
+                first.append(self.values.assign_sub(decay).op)
+            with tf.control_dependencies(first):
                 return tf.raw_ops.ResourceApplyAdam(
                     var=self.values.handle,
                     m=self.slots[0].handle,
@@ -381,7 +386,7 @@ class Program:
                     epsilon=ADAM_EPSILON,
                     grad=gradient,
                 )
-        decayed, rest = gradient[:n] + WEIGHT_DECAY * kernels, gradient[n:]
+        decayed, rest = gradient[:n] + self.weight_decay * kernels, gradient[n:]
         if switches.optimizer == "lars":
             trust = self._trust(kernels, decayed)
             decayed *= spread(trust, layout.owner)

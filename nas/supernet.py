@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from nas.augment import USUAL, View
+from nas.course import schedule
 from nas.layout import MIN_CLIP, MIN_STEP
 from nas.open_cell import (
     OPTIONS,
@@ -34,7 +35,6 @@ from nas.open_cell import (
     random_cells,
 )
 from nas.program import LABEL_SMOOTHING, MOMENTUM, WEIGHT_DECAY, session_options
-from nas.train import schedule
 from search_spaces.cell import EDGES
 from search_spaces.network import Place
 from search_spaces.precision import BITS, GROUPS

@@ -15,7 +15,8 @@ import numpy as np
 
 from nas import techniques
 from nas.augment import OFF, Augmentation, View
-from nas.checkpoint import Checkpoint, joined, parts
+from nas.checkpoint import Checkpoint
+from nas.course import Course, schedule
 from nas.fixed_point import CALIBRATION_IMAGES, to_fixed_point
 from nas.layout import Layout
 from nas.program import Program, Switches, peak_rate
@@ -94,7 +95,8 @@ class Trained:
 
     values: everything learned, as `Layout` has it. moments: (means, variances) of every
     normalization, each [channels]. curve: per epoch epoch, loss and accuracy of training, and
-    seconds so far. seconds: of it all. flops: floating-point operations a second of its epochs.
+    seconds so far. seconds: of it all. per_s: images a second of its epochs; flops: floating-point
+    operations.
     """
 
     network: Network
@@ -103,7 +105,11 @@ class Trained:
     moments: tuple[list[np.ndarray], list[np.ndarray]]
     curve: list[dict]
     seconds: float
-    flops: float
+    per_s: float
+
+    @property
+    def flops(self) -> float:
+        return self.network.training_flops * self.per_s
 
     @property
     def weights(self) -> list[dict]:
@@ -129,21 +135,6 @@ class Trained:
             name = self.network.steps[place.step].name
             named |= {f"{name}/mean": mean, f"{name}/variance": variance}
         return named
-
-
-def schedule(n_steps: int, peak: float, warmup: float, name: str = "triangle") -> np.ndarray:
-    """Learning rates [n_steps]: up in a line over the first `warmup` of the steps, then down to
-    zero by the schedule: in a line, by a cosine, by tenths at a half and three quarters of the way,
-    or not at all."""
-    at = (np.arange(n_steps) + 0.5) / n_steps
-    way = np.clip((at - warmup) / (1 - warmup), 0, 1)
-    down = {
-        "triangle": 1 - way,
-        "cosine": (1 + np.cos(np.pi * way)) / 2,
-        "steps": np.where(way < 0.5, 1, np.where(way < 0.75, 0.1, 0.01)),
-        "constant": np.ones(n_steps),
-    }[name]
-    return (peak * np.where(at < warmup, at / max(warmup, 1e-9), down)).astype(np.float32)
 
 
 class Trainer:
@@ -219,30 +210,11 @@ class Trainer:
         ).reshape(recipe.epochs, n_steps)
         make = partial(self.program, network, recipe.switches)
         between = techniques.begin(network, recipe, stepper, make, rates.size, seed)
-        curve, spent = [], 0.0
-        seen: list = []  # (loss, share of right answers) of each step of the epoch
-        kept = checkpoint.load() if checkpoint else None
-        if kept:
-            curve, seen = checkpoint.notes["curve"], list(kept.pop("seen"))
-            spent, seconds = kept.pop("seconds").tolist()
-            start -= seconds
-            own, *others = parts(kept, 1 + len(between))
-            for technique, state in zip(between, others, strict=True):
-                technique.restore(state)
-            stepper.restore(own)
-
-        def state() -> dict[str, np.ndarray]:
-            now = time.perf_counter()
-            checkpoint.notes["curve"] = curve
-            return {
-                "seen": np.array(seen),
-                "seconds": np.array([spent + now - begun, now - start]),
-                **joined([stepper.state(), *(technique.state() for technique in between)]),
-            }
+        course = Course(rates, [stepper, *between], start, checkpoint)
 
         def trained() -> Trained:
             now, values = stepper.program.network, stepper.program.get_values()
-            n_batches = min(max(n * len(curve) // STATISTICS_EVERY, 1), MAX_STATISTICS)
+            n_batches = min(max(n * len(course.curve) // STATISTICS_EVERY, 1), MAX_STATISTICS)
             rows = np.random.default_rng([seed, 3]).permutation(n)
             rows = np.resize(rows, n_batches * SCORE_BATCH)
             if recipe.method == "post_training":
@@ -255,45 +227,30 @@ class Trainer:
                 )
             weights = Layout(now).weights(values, recipe.weight_bits, recipe.method)
             means, variances, _ = statistics(now, weights, recipe.activation_bits, images[rows])
-            flops = now.training_flops * n_steps * len(curve) * batch / spent
-            seconds = time.perf_counter() - start
-            return Trained(now, recipe, values, (means, variances), curve, seconds, flops)
+            per_s = course.steps_per_s * batch
+            return Trained(
+                now, recipe, values, (means, variances), course.curve, course.seconds, per_s
+            )
 
-        for _ in curve:
+        for _ in course.curve:
             rng.permutation(n)
-        for epoch in range(len(curve), recipe.epochs):
+
+        def begin(epoch: int):
             view = View(recipe.augmentation, (seed, 2), epoch)
-            begun = time.perf_counter()
             x = view(images)
             if recipe.distill_weight:
                 stepper.taught = teacher(view)
             order = rng.permutation(n)[: n_steps * batch].reshape(n_steps, batch)
-            for i in range(len(seen), n_steps):
-                rows, rate = order[i], rates[epoch, i]
-                seen.append(stepper.step(x, labels, rows, rate))
+
+            def step(i: int, rate: float) -> tuple[float, float]:
+                found = stepper.step(x, labels, order[i], rate)
                 for technique in between:
-                    technique(epoch * n_steps + i + 1, rate, x, labels, rows)
-                if checkpoint:
-                    checkpoint.offer(state)
-            loss, accuracy = np.mean(seen, axis=0)
-            seen = []
-            if not np.isfinite(loss):
-                raise FloatingPointError(
-                    f"the training loss is {loss} after epoch {epoch + 1} at learning rate "
-                    f"{recipe.learning_rate:.3g}; a lower train.learning_rate may help"
-                )
-            spent += time.perf_counter() - begun
-            curve.append(
-                {
-                    "epoch": epoch + 1,
-                    "loss": float(loss),
-                    "accuracy": float(accuracy),
-                    "seconds": time.perf_counter() - start,
-                }
-            )
-            if stop and epoch + 1 < recipe.epochs and stop(epoch + 1, trained):
-                break
-        return trained()
+                    technique(epoch * n_steps + i + 1, rate, x, labels, order[i])
+                return found
+
+            return step
+
+        return course.run(("loss", "accuracy"), begin, trained, stop)
 
 
 def first_values(network: Network, recipe: Recipe, images: np.ndarray, seed: int) -> np.ndarray:

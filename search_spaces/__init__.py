@@ -26,7 +26,7 @@ def joint(family: str, accelerators: str = "systolic") -> Space:
     accelerators: a family of `hardware.FAMILIES`.
     """
     if family in TEXTS:
-        around = precision.TEXT_SPACE + training.TEXT_SPACE
+        around = training.TEXT_SPACE
     else:
         around = precision.SPACE + compression.SPACE + training.SPACE
     return FAMILIES[family].SPACE + around + hardware.FAMILIES[accelerators].space

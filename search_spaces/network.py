@@ -41,6 +41,15 @@ class Place(NamedTuple):
     parameter: Parameter
 
 
+def places(steps: Sequence[Step], inputs: Sequence[Sequence]) -> list[Place]:
+    """Every learned tensor in place; inputs: the shapes that each step reads."""
+    return [
+        Place(i, step.group, parameter)
+        for i, (step, shapes) in enumerate(zip(steps, inputs, strict=True))
+        for parameter in step.op.parameters(shapes)
+    ]
+
+
 class Plan:
     """Writes steps down one after the other; `add` returns the position to name as an input."""
 
@@ -109,11 +118,7 @@ class Network:
     @cached_property
     def places(self) -> list[Place]:
         """Every learned tensor, in the order of the steps."""
-        return [
-            Place(i, step.group, parameter)
-            for i, step in enumerate(self.steps)
-            for parameter in step.op.parameters(self.inputs[i])
-        ]
+        return places(self.steps, self.inputs)
 
     @cached_property
     def training_flops(self) -> int:

@@ -11,6 +11,7 @@ TEXT_GROUPS = ("embedding", "recurrent", "output")  # of language models
 # quantization-aware by LSQ or DoReFa, or fixed point after a training in float
 METHODS = ("lsq", "dorefa", "post_training")
 BITS = (1, 2, 3, 4, 5, 6, 7, 8, 16, 32)
+RANKS = (16, 32, 64)  # of a table of words whose rows a product brings to their width
 
 SPACE = Space(
     [
@@ -24,14 +25,18 @@ SPACE = Space(
     ]
 )
 
+# What a language model without it has nothing to store in, or to round: a table that is shared with
+# the embedding is in its bits, and only a narrow table is read by a product of the embedding's.
+TEXT_WHEN = {
+    "bits.weights.output": {"embed.tied": (False,)},
+    "bits.activations.embedding": {"embed.rank": RANKS},
+}
 # Every activation of a language model is signed, so that one bit has no level but 0.
-TEXT_SPACE = Space(
-    [
-        Decision(f"bits.{operand}.{group}", BITS[int(operand == "activations") :], usual=BITS[1:])
-        for operand in ("weights", "activations")
-        for group in TEXT_GROUPS
-    ]
-)
+TEXT_BITS = [
+    Decision(name, BITS[first:], TEXT_WHEN.get(name, {}), usual=BITS[1:])
+    for first, operand in enumerate(("weights", "activations"))
+    for name in (f"bits.{operand}.{group}" for group in TEXT_GROUPS)
+]
 
 
 def groups(choices: Choices) -> tuple[str, ...]:
@@ -45,7 +50,17 @@ def quantization_method(choices: Choices) -> str:
 
 
 def precisions(choices: Choices) -> list[Precision]:
-    """The precision of every group, in the order of `groups`."""
+    """The precision of every group, in the order of `groups`.
+
+    Without bits of their own, output weights have those of the embedding whose table they are, and
+    what is looked up those in which the cells read it.
+    """
+    if "bits.ends" not in choices:
+        instead = {
+            "bits.weights.output": choices["bits.weights.embedding"],
+            "bits.activations.embedding": choices["bits.activations.recurrent"],
+        }
+        choices = instead | choices
     found = [
         Precision(choices[f"bits.weights.{group}"], choices[f"bits.activations.{group}"])
         for group in groups(choices)

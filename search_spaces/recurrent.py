@@ -17,23 +17,25 @@ The input's share of all sums is one product over all words; what reads the stat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import reduce
 
 from hwmodel.workload import Layers
 from search_spaces.compression import UNCOMPRESSED, Compression
 from search_spaces.memory import MEMORIES, Experts
 from search_spaces.network import Step
-from search_spaces.precision import TEXT_GROUPS, precisions
+from search_spaces.precision import BITS, RANKS, TEXT_BITS, TEXT_GROUPS, precisions
 from search_spaces.sequence import FUNCTIONS, Embedding, LanguageModel, Operation, Output
 from search_spaces.space import Choices, Decision, Space
 
 MOST_NODES = 12
 LEAVES = (2, 4, 8)
 COMBINATIONS = ("add", "multiply")
-EXPERTS = "n", "active", "hidden", "balance"
+ACTIVE = (1, 2, 4)  # of the experts, for each word
 SOME = tuple(MEMORIES)
 MANY = tuple(2**b for b in range(1, 12))  # of one expert there is nothing to choose: none is built
+SPARSE = tuple(n for n in MANY if n > max(ACTIVE))  # where all are active, loads are even
+CODED = tuple(bits for bits in BITS if 2**bits > 64)  # that a codebook is of
 EMBEDDING, RECURRENT, OUTPUT = range(3)  # places in TEXT_GROUPS
 
 
@@ -78,8 +80,7 @@ SPACE = Space(
         Decision("rnn.units", (32, 64, 96, 128, 200, 256, 400, 650)),
         Decision("rnn.layers", (1, 2), usual=(1,)),
         Decision("embed.width", (32, 64, 96, 128, 200, 256, 400, 650)),
-        Decision("embed.rank", (0, 16, 32, 64), usual=(0,)),  # of the table; 0: whole
-        Decision("embed.codebook", (0, 16, 64, 256), usual=(0,)),  # entries; 0: none
+        Decision("embed.rank", (0, *RANKS), usual=(0,)),  # of the table; 0: whole
         Decision("embed.tied", (False, True)),  # with the output's
         # what stands between the cells and the output
         Decision("memory.kind", ("none", *MEMORIES), usual=("none",)),
@@ -87,11 +88,14 @@ SPACE = Space(
         Decision("memory.heads", (1, 2, 4), {"memory.kind": ("soft",)}),
         Decision("memory.key", (8, 16, 32, 64), {"memory.kind": ("soft",)}),
         Decision("experts.n", tuple(2**b for b in range(12)), usual=()),
-        Decision("experts.active", (1, 2, 4), {"experts.n": MANY}),
+        Decision("experts.active", ACTIVE, {"experts.n": MANY}),
         Decision("experts.hidden", (32, 64, 128, 256), {"experts.n": MANY}),
-        Decision("experts.balance", (0, 0.01, 0.1), {"experts.n": MANY}, usual=(0.01,)),
+        Decision("experts.balance", (0, 0.01, 0.1), {"experts.n": SPARSE}, usual=(0.01,)),
         # of the text, which has one: perplexities of several do not compare
         Decision("text.vocabulary", (1000, 2000, 4000, 10_000, 20_000, 50_000), usual=(10_000,)),
+        *TEXT_BITS,
+        # entries of the table's; 0: none. Its indices are shorter than the words that they save
+        Decision("embed.codebook", (0, 4, 16, 64), {"bits.weights.embedding": CODED}, usual=(0,)),
     ]
 )
 
@@ -257,8 +261,6 @@ def network(choices: Choices) -> LanguageModel:
     """The language model of `choices`; its vocabulary is `text.vocabulary`."""
     vocabulary, width = choices["text.vocabulary"], choices["embed.width"]
     rank, tied = choices.get("embed.rank", 0), choices["embed.tied"]
-    if rank >= width:
-        rank = 0
     table = "embedding/words" if tied else ""
     ops = [
         ("embedding", Embedding(vocabulary, width, rank), EMBEDDING),
@@ -273,7 +275,8 @@ def network(choices: Choices) -> LanguageModel:
         memory = MEMORIES[kind](units, slots, *sizes)
         between.append(("memory", memory, RECURRENT))
     if choices.get("experts.n", 1) > 1:
-        experts = Experts(*(choices[f"experts.{what}"] for what in EXPERTS))
+        named = {f"experts.{field.name}": field.name for field in fields(Experts)}
+        experts = Experts(**{own: choices[name] for name, own in named.items() if name in choices})
         between.append(("experts", experts, RECURRENT))
     ops[-1:-1] = between
     steps = [Step(name, op, (i - 1,), group) for i, (name, op, group) in enumerate(ops)]
@@ -288,11 +291,9 @@ def build(choices: Choices):
 
 
 def compressions(choices: Choices) -> list[Compression]:
-    """The compression of every group: a codebook of the embedding, if chosen and if its indices
-    are shorter than the words."""
+    """The compression of every group: a codebook of the embedding, if chosen."""
     index_bits = (choices.get("embed.codebook", 0) or 1).bit_length() - 1
-    shorter = index_bits < choices["bits.weights.embedding"]
-    return [Compression(index_bits=index_bits if shorter else 0), UNCOMPRESSED, UNCOMPRESSED]
+    return [Compression(index_bits=index_bits), UNCOMPRESSED, UNCOMPRESSED]
 
 
 def layers(choices: Choices) -> Layers:

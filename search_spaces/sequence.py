@@ -26,7 +26,7 @@ import numpy as np
 from hwmodel.workload import Layers
 from search_spaces.counting import Count, Words
 from search_spaces.keras_step import KerasStep
-from search_spaces.network import Place, Step
+from search_spaces.network import Place, Step, places
 from search_spaces.ops import Parameter, Precision
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 FUNCTIONS = ("tanh", "relu", "sigmoid", "identity")
 TABLES = "/table", "/rows"  # as the names of kernels end of which a step reads a few rows
+SCORE_BIASES = "scores/bias", "scores.bias/column"  # of a table of its own, and of a shared one
 
 
 class Operation:
@@ -160,11 +161,7 @@ class LanguageModel:
     @cached_property
     def places(self) -> list[Place]:
         """Every learned tensor, in the order of the steps."""
-        return [
-            Place(i, step.group, parameter)
-            for i, step in enumerate(self.steps)
-            for parameter in step.op.parameters(self.inputs[i])
-        ]
+        return places(self.steps, self.inputs)
 
     def width_of(self, clip: Place) -> int:
         """How many words a clip bounds of one word's activations."""

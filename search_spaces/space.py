@@ -178,9 +178,19 @@ class Space:
 
     def decode(self, encoding: Sequence[int]) -> Choices:
         """The choices of one encoding [d]: active decisions only, in the space's order."""
-        row = self.validate(encoding)[0]
-        on = self.active(row)[0]
-        return {d.name: d.values[row[i]] for i, d in enumerate(self.decisions) if on[i]}
+        return self.decode_all(encoding)[0]
+
+    def decode_all(self, encodings: np.ndarray) -> list[Choices]:
+        """The choices of each of encodings [n, d]."""
+        rows = self.validate(encodings)
+        return [
+            {
+                d.name: d.values[i]
+                for d, i, on in zip(self.decisions, row, active, strict=True)
+                if on
+            }
+            for row, active in zip(rows.tolist(), self.active(rows).tolist(), strict=True)
+        ]
 
     def encode(self, choices: Mapping[str, Any]) -> np.ndarray:
         """The encoding [d] of `choices`; inverse of `decode`.

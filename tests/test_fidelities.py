@@ -20,9 +20,15 @@ from search_spaces.space import Decision, Space
 SPACE = Space([Decision("a", tuple(range(40))), Decision("b", tuple(range(40)))])
 
 
-def halving(n_objectives=1, reduction=2, n_rungs=3, seed=0):
+def halving(n_objectives=1, reduction=2, n_rungs=3, seed=0, after=0):
     inner = controllers.make("random", SPACE, seed=seed, n_objectives=n_objectives)
-    return SuccessiveHalving(inner, n_rungs=n_rungs, reduction=reduction, n_objectives=n_objectives)
+    return SuccessiveHalving(
+        inner,
+        n_rungs=n_rungs,
+        reduction=reduction,
+        n_objectives=n_objectives,
+        after=after,
+    )
 
 
 def tell(controller, proposals, objectives, **named):
@@ -59,6 +65,21 @@ def test_no_more_than_the_share_are_promoted_however_they_improve():
         asked.append(rung_of(proposal))
         tell(controller, [proposal], [i])
     assert asked.count(1) == asked.count(0) // 4 == 8
+
+
+def test_promotions_can_wait_for_a_number_of_results():
+    controller = halving(after=6)
+    first = controller.ask(5)
+    tell(controller, first, [1, 2, 9, 3, 4])
+    [last] = controller.ask(1)
+    assert rungs([last]) == [0]
+    tell(controller, [last], [10])
+    second = controller.ask(4)
+    assert rungs(second) == [1, 1, 1, 0] and (second[0].encoding == last.encoding).all()
+    tell(controller, second[:2], [1, 2])
+    assert rungs(controller.ask(1)) == [2], "higher rungs wait for nothing"
+    with pytest.raises(ValueError, match=r"after a number of trainings; got -1; try 0"):
+        halving(after=-1)
 
 
 def test_several_objectives_are_ranked_by_front_then_by_room():

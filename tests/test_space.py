@@ -41,6 +41,7 @@ def test_encode_inverts_decode(family):
 def test_inactive_decisions_hold_index_zero_and_are_not_decoded():
     assert SMALL.canonical([[0, 1, 1]]).tolist() == [[0, 0, 0]]
     assert SMALL.decode([0, 1, 1]) == {"a": 1}
+    assert SMALL.decode_all([[0, 1, 1], [1, 0, 0]]) == [{"a": 1}, SMALL.decode([1, 0, 0])]
     assert SMALL.active([[1, 0, 0]]).tolist() == [[True, True, False]]
 
 

@@ -7,6 +7,7 @@ from scipy.special import ndtri
 from nas import config
 from nas.controllers import gaussian_process, make, surrogate
 from nas.controllers.expected_improvement import (
+    OPTIMISM,
     Pool,
     Prospects,
     Scalarization,
@@ -177,7 +178,7 @@ def test_expected_improvement_is_what_all_variants_add_on_average(
     costs[0, 1] = np.nan  # ruled out
     front = np.hstack([5 + 0.5 * rng.random((5, n_measured)), rng.random((5, n_costs))])
     at = np.random.default_rng(1).integers(0, 2, (4, sum(SIZES))).astype(float)
-    pool = Pool(np.zeros((4, 1), int), at, np.zeros((4, 4, 1), int), costs)
+    pool = Pool(np.zeros((4, 1), int), at, costs)
     prospects = Prospects(pool, models, outlook, front, rng)
     got = prospects._of_front(np.arange(4)) * prospects.scalarize.range.prod()
     volume = hypervolume(front, prospects.low)
@@ -195,6 +196,33 @@ def test_expected_improvement_is_what_all_variants_add_on_average(
     expected /= len(nodes)
     assert got == pytest.approx(expected, abs=(0.03 if bounds is None else 0.06) * expected.max())
     assert expected.max() > 0.01 * volume
+
+
+@pytest.mark.parametrize(("n_measured", "n_costs"), [(2, 0), (1, 1), (1, 2), (2, 1), (0, 2)])
+def test_designs_are_sifted_by_their_best_variant_in_each_direction(data, n_measured, n_costs):
+    """The costs' part is taken once for all; the same comes of every variant by itself."""
+    rng = np.random.default_rng(n_measured * 10 + n_costs)
+    x, y = data
+    outlook = Sketch(max(n_measured, 1), n_costs)
+    if not n_measured:  # what is measured is no objective
+        outlook.sources = outlook.sources[1:]
+        outlook.objectives = lambda measured, known: known
+    models = [GaussianProcess(SIZES, 2) for _ in range(outlook.n_measured)]
+    for model in models:
+        model.condition(x, y + 0.3 * rng.normal(size=len(y)), np.arange(len(x)))
+    costs = rng.random((6, 4, max(n_costs, 1)))[..., :n_costs]
+    if n_costs:
+        costs[0, 1], costs[1] = np.nan, np.nan  # a variant ruled out, and all of a design
+    front = np.hstack([5 + 0.5 * rng.random((5, n_measured)), rng.random((5, n_costs)) / 2])
+    at = rng.integers(0, 2, (6, sum(SIZES))).astype(float)
+    prospects = Prospects(Pool(np.zeros((6, 1), int), at, costs), models, outlook, front, rng)
+    rows = np.array([5, 0, 1, 3])
+    values = prospects.values(rows, OPTIMISM).max(axis=1)
+    gain = np.maximum(values - prospects.reached, 0).mean(axis=1)
+    expected = gain + 1e-6 * values.mean(axis=1)
+    assert prospects.optimistic(rows) == pytest.approx(expected, rel=1e-5)
+    assert gain.max() > 0.001
+    assert gain.min() == 0 or not n_costs, "what is ruled out gains nothing"
 
 
 # -- the search ------------------------------------------------------------------------------------
@@ -253,6 +281,20 @@ def test_known_costs_are_used_as_known(monkeypatch, limit):
     every = SPACE.enumerate()
     best = bench.accuracy(every[every[:, 1] != 3]).max()
     assert bench.accuracy(rows).max() == pytest.approx(best)
+
+
+def test_the_first_designs_are_farther_from_each_other_than_random_ones():
+    def nearest(rows):
+        differ = (rows[:, None, :5] != rows[None, :, :5]).sum(axis=2)
+        return differ[~np.eye(len(rows), dtype=bool)].min()
+
+    rng = np.random.default_rng(0)
+    for seed in range(5):
+        controller = make("surrogate", SPACE, seed=seed, n_objectives=2, outlook=Bench())
+        batch = np.array([p.encoding for p in controller.ask(8)])
+        assert not (batch[:, 1] == 3).any()
+        assert nearest(batch) >= 3
+        assert max(nearest(SPACE.sample(8, rng)) for _ in range(20)) <= 3
 
 
 def test_a_batch_does_not_repeat_itself_and_is_spread():
@@ -332,7 +374,7 @@ def test_the_next_network_is_that_whose_accelerators_add_most():
     models = [GaussianProcess([1], 1)]
     models[0].condition(np.array([[0.0], [0.0], [5.0]]), np.array([1.0, 1.0, 0.9]), np.arange(3))
     costs = np.array([[[0.9, 0.2], [0.9, 0.2]], [[0.9, 0.2], [0.2, 0.9]], [[0.0, 0.0]] * 2])
-    pool = Pool(np.zeros((3, 1), int), np.zeros((3, 1)), np.zeros((3, 2, 1), int), costs)
+    pool = Pool(np.zeros((3, 1), int), np.zeros((3, 1)), costs)
     front = np.array([[0.8, 0.1, 0.1], [0.1, 1.0, 1.0]])
     prospects = Prospects(pool, models, outlook, front, np.random.default_rng(0))
     assert prospects.best(np.arange(3)) == 1

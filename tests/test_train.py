@@ -11,8 +11,9 @@ import tensorflow as tf
 from test_cell import design
 
 from nas import program, train
+from nas.course import schedule
 from nas.layout import Layout
-from nas.train import Recipe, Trained, Trainer, schedule
+from nas.train import Recipe, Trained, Trainer
 from search_spaces import cell
 from search_spaces.ops import Precision
 from search_spaces.quantizers import dequantized

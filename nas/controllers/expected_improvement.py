@@ -31,8 +31,7 @@ class Pool(NamedTuple):
 
     encodings: np.ndarray  # [n, d]
     features: np.ndarray  # [n, f]
-    variants: np.ndarray  # [n, k, d], designs with the same training
-    known: np.ndarray  # [n, k, c], their costs; NaN where ruled out
+    known: np.ndarray  # [n, k, c], costs of designs with the same training; NaN where ruled out
 
     @staticmethod
     def concat(*pools: Pool) -> Pool:
@@ -55,11 +54,19 @@ class Scalarization:
         self.scale = 1 / (directions * self.range)  # [directions, m]
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
-        above = np.nan_to_num(np.maximum(points - self.low, 0))
-        values = above[..., :1] * self.scale[:, 0]
-        for j in range(1, self.power):
-            np.minimum(values, above[..., j, None] * self.scale[:, j], out=values)
-        return functools.reduce(np.multiply, [values] * self.power)  # ** is slow above 2
+        return self.volume(self.lengths(points, range(self.power)))
+
+    def lengths(self, points: np.ndarray, columns: Sequence[int]) -> np.ndarray:
+        """How far along each direction some objectives allow: [..., directions]. points: [...,
+        columns], the values of those objectives alone."""
+        above = np.nan_to_num(np.maximum(points - self.low[columns], 0))
+        lengths = above[..., :1] * self.scale[:, columns[0]]
+        for i, j in enumerate(columns[1:], start=1):
+            np.minimum(lengths, above[..., i, None] * self.scale[:, j], out=lengths)
+        return lengths
+
+    def volume(self, lengths: np.ndarray) -> np.ndarray:
+        return functools.reduce(np.multiply, [lengths] * self.power)  # ** is slow above 2
 
 
 class Prospects:
@@ -82,7 +89,8 @@ class Prospects:
         self.mean = np.stack([mean for mean, _, _ in predictions], axis=1)
         self.variance = np.stack([variance for _, variance, _ in predictions], axis=1)
         self.kernels = [kernel for _, _, kernel in predictions]
-        expected = outlook.objectives(self.mean[:, None], pool.known).reshape(-1, front.shape[1])
+        objectives = outlook.objectives(self.mean[:, None], pool.known)  # [n, k, m]
+        expected = objectives.reshape(-1, front.shape[1])
         expected = expected[~np.isnan(expected).any(axis=1)]
         # volume begins at the worst that is expected, where the models' cut holds, not at the
         # worst that was reached: one bad corner of the front would outweigh all the others
@@ -93,6 +101,8 @@ class Prospects:
         self.scalarize = Scalarization(self.low, self.high, rng)
         self.reached = self.scalarize(front).max(axis=0, initial=0)  # [directions]
         self.front = self._thinned(front)
+        if self.scalarize.power > 1:
+            self.longest = self._longest(objectives)
 
     def _thinned(self, points: np.ndarray) -> np.ndarray:
         """Their front; of a large one the best in each of random directions."""
@@ -102,6 +112,17 @@ class Prospects:
             best = Scalarization(self.low, self.high, self.rng, most)(points).argmax(axis=0)
             points = points[np.unique(best)]
         return points
+
+    def _longest(self, objectives: np.ndarray) -> np.ndarray:
+        """How far known costs allow along each direction, over the variants: [n, directions]."""
+        columns = np.flatnonzero(self.outlook.sources < 0)
+        if not len(columns):
+            ruled_out = np.isnan(objectives).any(axis=2).all(axis=1)
+            return np.where(ruled_out[:, None], 0, np.inf)
+        costs = objectives[..., columns].astype(np.float32)
+        if len(columns) == 1:  # the same variant is best in every direction
+            costs = np.fmax.reduce(costs, axis=1, keepdims=True)
+        return self.scalarize.lengths(costs, columns).max(axis=1)
 
     def chance(self, rows: np.ndarray, sources: Sequence[int] | None = None) -> np.ndarray:
         """The probability that measurements keep their bounds, all or some `sources`: [rows]."""
@@ -126,7 +147,16 @@ class Prospects:
 
         Equals, as those that improve nothing, differ a little by how near they come.
         """
-        values = self.values(rows, OPTIMISM).max(axis=1)
+        if self.scalarize.power == 1:
+            values = self.values(rows, OPTIMISM).max(axis=1)
+        else:  # the measurements' part is the same for all variants
+            columns = np.flatnonzero(self.outlook.sources >= 0)
+            lengths = self.longest[rows]
+            if len(columns):
+                j = self.outlook.sources[columns]
+                kind = self.mean[rows][:, j] + OPTIMISM * np.sqrt(self.variance[rows][:, j])
+                lengths = np.minimum(lengths, self.scalarize.lengths(kind, columns))
+            values = self.scalarize.volume(lengths)
         gain = np.maximum(values - self.reached, 0).mean(axis=1)
         return (gain + 1e-6 * values.mean(axis=1)) * self.chance(rows)
 
@@ -186,7 +216,8 @@ class Prospects:
         values = self.values(np.array([row]), OPTIMISM)[0]
         gain = np.maximum(values - self.reached, 0).mean(axis=1) + 1e-6 * values.mean(axis=1)
         allowed = ~np.isnan(self.pool.known[row]).any(axis=1)
-        return self.pool.variants[row, np.where(allowed, gain, -1).argmax()]
+        variants, _ = self.outlook.variants(self.pool.encodings[row : row + 1])
+        return variants[0, np.where(allowed, gain, -1).argmax()]
 
     def believe(self, row: int) -> None:
         """Go on as if `row` had been measured at its mean."""

@@ -74,14 +74,14 @@ class GaussianProcess:
         x = x * self.scale
         self.points = x[inducing]
         outer = cholesky(kernel(self.points, self.points) + JITTER * np.eye(len(inducing)))
-        a = solve_triangular(outer, kernel(self.points, x), trans="T")
-        inner = cholesky(np.eye(len(inducing)) + a @ a.T / self.noise)
-        c = solve_triangular(inner, a @ z / self.noise, trans="T")
+        root = solve_triangular(outer, np.eye(len(inducing)), trans="T")
+        k = kernel(self.points, x)
+        inner = cholesky(np.eye(len(inducing)) + root @ (k @ k.T) @ root.T / self.noise)
+        c = solve_triangular(inner, root @ (k @ z) / self.noise, trans="T")
         # the profiled variance of the signal: z^T K^-1 z / n, by Woodbury's identity
         signal = max(float((z @ z / self.noise - c @ c) / len(z)), 1e-6)
         self.variance = signal * self.deviation**2  # of the function
         self.noise_variance = self.variance * self.noise
-        root = solve_triangular(outer, np.eye(len(inducing)), trans="T")
         self.weights = root.T @ solve_triangular(inner, c) * self.deviation
         self.known = root.T @ (root - cho_solve((inner, False), root))
 

@@ -6,13 +6,10 @@ text, and its weights are kept.
 
 from __future__ import annotations
 
-import resource
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from nas import text
-from nas.run_dir import write_tensors
+from nas.evaluators.training import Training, check_least
 from nas.trial import Metrics
 from search_spaces import TEXTS
 from search_spaces.precision import precisions
@@ -21,7 +18,7 @@ from search_spaces.space import Choices, Space
 from search_spaces.training import peak_learning_rate, warmup_share
 
 
-class Language:
+class Language(Training):
     """The evaluator of language models.
 
     family: of networks, in `search_spaces.TEXTS`. dataset, path: as `nas.text.load`. epochs: of a
@@ -29,7 +26,6 @@ class Language:
     candidate sees in an epoch, from the beginning; 0 for all.
     """
 
-    in_process = False
     example, tested = "sequence", "words"
     metrics = ("perplexity", "loss", "train_loss")
     final_metrics = ("test_perplexity",)
@@ -44,13 +40,7 @@ class Language:
         tokens: int = 0,
         final_epochs: int = 12,
     ):
-        for name, value, least in (
-            ("epochs", epochs, 1),
-            ("tokens", tokens, 0),
-            ("final_epochs", final_epochs, 1),
-        ):
-            if value < least:
-                raise ValueError(f"evaluator.{name} is {value}; it must be at least {least}")
+        check_least(epochs=(epochs, 1), tokens=(tokens, 0), final_epochs=(final_epochs, 1))
         if family not in TEXTS:
             raise ValueError(
                 f"evaluator 'language' trains no networks '{family}'; known: {', '.join(TEXTS)}"
@@ -97,7 +87,7 @@ class Language:
         self.text = text.load(self.dataset, self.path or None)
         self.trainer = TextTrainer()
 
-    def _fit(self, choices: Choices, seed: int, n_tokens: int, epochs: int, stop=None):
+    def _fit(self, choices: Choices, seed: int, epochs: int, final: bool, **course):
         from nas.language import TextRecipe
 
         bits = precisions(choices)
@@ -115,82 +105,19 @@ class Language:
             optimizer=choices["train.optimizer"],
             schedule=choices.get("train.schedule", "triangle"),
         )
-        tokens = self.text.train[: n_tokens or None]
-        return self.trainer.fit(self.network(choices), tokens, recipe, seed=seed, stop=stop)
+        tokens = self.text.train[: None if final else self.tokens or None]
+        return self.trainer.fit(self.network(choices), tokens, recipe, seed=seed, **course)
 
-    def _scored(self, trained, part: str):
-        """`language.Score` on a part."""
-        return trained.score(getattr(self.text, part), self.text.end)
+    def _scored(self, trained, choices: Choices, part: str) -> Metrics:
+        found = trained.score(getattr(self.text, part), self.text.end)
+        return {name: value for name, value in found._asdict().items() if value is not None}
 
-    def fidelity(self, rung: int) -> int:
-        """A rung is the epochs of its trainings; the first are those of every candidate."""
-        if isinstance(rung, bool) or not isinstance(rung, int) or rung < self.epochs:
-            raise ValueError(
-                f"fidelities.rungs are whole numbers of epochs, from evaluator.epochs = "
-                f"{self.epochs} up; got {rung!r}"
-            )
-        return rung
+    def _quality(self, scored: Metrics) -> float:
+        return 1 / scored["perplexity"]
 
-    def evaluate(
-        self,
-        choices: Choices,
-        *,
-        seed: int,
-        stop_below: Sequence[tuple[int, float]] = (),
-        fidelity: int | None = None,
-    ) -> Metrics:
-        """Validation perplexity and loss of a short training, with its curve and what it took.
-
-        fidelity: its epochs, where they are not those of every candidate.
-        stop_below: (epochs, 1 / perplexity), after so many of which the training ends unless its
-        own is that high; then `stopped_at` says so. `rungs` are these.
-        """
-        before = time.process_time()
-        limits, rungs, stopped = dict(stop_below), [], False
-
-        def stop(epoch: int, trained_so_far) -> bool:
-            nonlocal stopped
-            if epoch in limits:
-                rungs.append([epoch, 1 / self._scored(trained_so_far(), "validation").perplexity])
-                stopped = rungs[-1][1] < limits[epoch]
-            return stopped
-
-        trained = self._fit(choices, seed, self.tokens, fidelity or self.epochs, stop)
-        found = self._scored(trained, "validation")
-        epochs = len(trained.curve)
-        asked = {"rungs": rungs} if limits else {}
-        return {
-            **{name: value for name, value in found._asdict().items() if value is not None},
-            "train_loss": trained.curve[-1]["loss"],
-            "epochs": epochs,
-            "seconds": trained.seconds,
-            "words_per_s": trained.words_per_s,
-            "flops": trained.flops,
-            "peak_share": trained.flops / self.trainer.peak("float32"),
-            "cpu_seconds": time.process_time() - before,
-            "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            "curve": trained.curve,
-            **asked,
-            **({"stopped_at": epochs} if stopped else {}),
-        }
-
-    def finalize(self, choices: Choices, *, seed: int, weights: Path) -> Metrics:
-        """Train longer on all of the training text, score on test text, let the model write, and
-        write its weights."""
+    def _tested(self, trained, seed: int) -> Metrics:
+        """The model writes, too."""
         from nas.language import sample
 
-        trained = self._fit(choices, seed, 0, self.final_epochs)
-        found, test = self._scored(trained, "validation"), self._scored(trained, "test")
         prompt, written = sample(trained, self.text, seed=seed)
-        write_tensors(weights, trained.tensors())
-        return {
-            **{name: value for name, value in found._asdict().items() if value is not None},
-            "test_perplexity": test.perplexity,
-            "test_loss": test.loss,
-            "n_test": len(self.text.test),
-            "epochs": self.final_epochs,
-            "seconds": trained.seconds,
-            "curve": trained.curve,
-            "prompt": prompt,
-            "written": written,
-        }
+        return {"n_test": len(self.text.test), "prompt": prompt, "written": written}

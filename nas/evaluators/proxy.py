@@ -6,18 +6,14 @@ it alone is scored on the test images, and its weights are kept.
 
 from __future__ import annotations
 
-import resource
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from nas import data
-from nas.augment import OFF, USUAL, Augmentation, augmentation, normalization_of, normalized
-from nas.checkpoint import Checkpoint
+from nas.augment import OFF, USUAL, augmentation, normalization_of, normalized
 from nas.distill import KerasTeacher, Lessons, TrainedTeacher
-from nas.run_dir import write_tensors
+from nas.evaluators.training import Training, check_least
 from nas.trial import Metrics
 from search_spaces import IMAGES
 from search_spaces.compression import compressions
@@ -35,7 +31,7 @@ def fast_precision() -> str:
     return "bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
 
 
-class Proxy:
+class Proxy(Training):
     """The evaluator of image classifiers.
 
     family: of networks, in `search_spaces.IMAGES`. dataset, path: as `nas.data.load`. epochs: of
@@ -47,7 +43,6 @@ class Proxy:
     processor that has instructions for it and float32 on others. Scores are always of float32.
     """
 
-    in_process = False
     example, tested = "image", "images"
     metrics = ("accuracy", "loss", "train_loss")
     final_metrics = ("test_accuracy",)
@@ -65,14 +60,12 @@ class Proxy:
         teacher_epochs: int = 16,
         precision: str = "auto",
     ):
-        for name, value, least in (
-            ("epochs", epochs, 1),
-            ("images", images, 0),
-            ("final_epochs", final_epochs, 1),
-            ("teacher_epochs", teacher_epochs, 1),
-        ):
-            if value < least:
-                raise ValueError(f"evaluator.{name} is {value}; it must be at least {least}")
+        check_least(
+            epochs=(epochs, 1),
+            images=(images, 0),
+            final_epochs=(final_epochs, 1),
+            teacher_epochs=(teacher_epochs, 1),
+        )
         if family not in IMAGES:
             raise ValueError(
                 f"no networks '{family}' to train on images; known: {', '.join(IMAGES)}"
@@ -172,19 +165,11 @@ class Proxy:
             )
         return self.lessons[key]
 
-    def _fit(
-        self,
-        choices: Choices,
-        seed: int,
-        part: str,
-        epochs: int,
-        usual: Augmentation,
-        stop=None,
-        checkpoint: Checkpoint | None = None,
-    ):
+    def _fit(self, choices: Choices, seed: int, epochs: int, final: bool, **course):
         from nas.pruning import Pruning
         from nas.train import Recipe
 
+        part, usual = ("train", USUAL) if final else ("proxy", OFF)
         bits = precisions(choices)
         recipe = Recipe(
             batch=choices["train.batch"],
@@ -209,94 +194,19 @@ class Proxy:
         teacher = self.lessons_of(part, resolution) if recipe.distill_weight else None
         images, labels = self.part(part, resolution, normalization_of(choices))
         return self.trainer.fit(
-            network,
-            images,
-            labels,
-            recipe,
-            seed=seed,
-            teacher=teacher,
-            stop=stop,
-            checkpoint=checkpoint,
+            network, images, labels, recipe, seed=seed, teacher=teacher, **course
         )
 
-    def _scored(self, trained, choices: Choices, part: str) -> tuple[float, float]:
-        """(accuracy, loss) on a part."""
+    def _scored(self, trained, choices: Choices, part: str) -> Metrics:
         resolution = trained.network.image[0]
-        return trained.score(*self.part(part, resolution, normalization_of(choices)))
+        accuracy, loss = trained.score(*self.part(part, resolution, normalization_of(choices)))
+        return {"accuracy": accuracy, "loss": loss}
 
-    def fidelity(self, rung: int) -> int:
-        """A rung is the epochs of its trainings; the first are those of every candidate."""
-        if isinstance(rung, bool) or not isinstance(rung, int) or rung < self.epochs:
-            raise ValueError(
-                f"fidelities.rungs are whole numbers of epochs, from evaluator.epochs = "
-                f"{self.epochs} up; got {rung!r}"
-            )
-        return rung
+    def _quality(self, scored: Metrics) -> float:
+        return scored["accuracy"]
 
-    def evaluate(
-        self,
-        choices: Choices,
-        *,
-        seed: int,
-        stop_below: Sequence[tuple[int, float]] = (),
-        fidelity: int | None = None,
-        checkpoint: Checkpoint | None = None,
-    ) -> Metrics:
-        """Validation accuracy and loss of a short training, with its curve and what it took.
+    def _tested(self, trained, seed: int) -> Metrics:
+        return {"n_test": len(self.parts["test"])}
 
-        fidelity: its epochs, where they are not those of every candidate.
-        stop_below: (epochs, accuracy), after so many of which the training ends unless the
-        validation accuracy is that high; then `stopped_at` says so. `rungs` are these accuracies.
-        """
-        before = time.process_time()
-        limits, stopped = dict(stop_below), False
-        notes = checkpoint.notes if checkpoint else {}
-
-        def stop(epoch: int, trained_so_far) -> bool:
-            nonlocal stopped
-            if epoch in limits:
-                accuracy, _ = self._scored(trained_so_far(), choices, "validation")
-                notes.setdefault("rungs", []).append([epoch, accuracy])
-                stopped = accuracy < limits[epoch]
-            return stopped
-
-        n_epochs = fidelity or self.epochs
-        trained = self._fit(choices, seed, "proxy", n_epochs, OFF, stop, checkpoint)
-        accuracy, loss = self._scored(trained, choices, "validation")
-        epochs = len(trained.curve)
-        asked = {"rungs": notes.get("rungs", [])} if limits else {}
-        return {
-            "accuracy": accuracy,
-            "loss": loss,
-            "train_loss": trained.curve[-1]["loss"],
-            "epochs": epochs,
-            "seconds": trained.seconds,
-            "flops": trained.flops,
-            "peak_share": trained.flops / self.trainer.peak(trained.recipe.precision),
-            "cpu_seconds": time.process_time() - before,
-            "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            "curve": trained.curve,
-            **asked,
-            **({"stopped_at": epochs} if stopped else {}),
-        }
-
-    def finalize(
-        self, choices: Choices, *, seed: int, weights: Path, checkpoint: Checkpoint | None = None
-    ) -> Metrics:
-        """Train longer on all training images, score on test images, write the weights."""
-        trained = self._fit(choices, seed, "train", self.final_epochs, USUAL, checkpoint=checkpoint)
-        accuracy, loss = self._scored(trained, choices, "validation")
-        test_accuracy, test_loss = self._scored(trained, choices, "test")
-        write_tensors(
-            weights, {**trained.tensors(), "image/mean": self.mean, "image/std": self.std}
-        )
-        return {
-            "accuracy": accuracy,
-            "loss": loss,
-            "test_accuracy": test_accuracy,
-            "test_loss": test_loss,
-            "n_test": len(self.parts["test"]),
-            "epochs": self.final_epochs,
-            "seconds": trained.seconds,
-            "curve": trained.curve,
-        }
+    def _constants(self) -> dict[str, np.ndarray]:
+        return {"image/mean": self.mean, "image/std": self.std}
