@@ -8,8 +8,9 @@ told for nothing, so that budgets count different cells. Means over seeds 0, 1, 
 standard errors. Our controllers run with their defaults (evolution and REINFORCE with the values
 found best on small tables), the others with the settings written beside them. No setting of ours
 was chosen on the seeds reported; where the surrogate cuts off bad accuracies under several goals,
-how many spread designs it starts from, and that promotions wait for all the queries, were chosen on
-seeds from 1000, on the same table and devices.
+and that promotions wait for all the queries, were chosen on seeds from 1000, on the same table and
+devices. Where another start, of six designs far from each other, was as good there and worse here
+(CIFAR-10 94.18 and CIFAR-100 73.13 after 50), the plain one stayed.
 With --cache, each search that ends is a line of JSON in that file, and is not run again.
 
 Tasks:

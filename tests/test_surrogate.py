@@ -283,20 +283,6 @@ def test_known_costs_are_used_as_known(monkeypatch, limit):
     assert bench.accuracy(rows).max() == pytest.approx(best)
 
 
-def test_the_first_designs_are_farther_from_each_other_than_random_ones():
-    def nearest(rows):
-        differ = (rows[:, None, :5] != rows[None, :, :5]).sum(axis=2)
-        return differ[~np.eye(len(rows), dtype=bool)].min()
-
-    rng = np.random.default_rng(0)
-    for seed in range(5):
-        controller = make("surrogate", SPACE, seed=seed, n_objectives=2, outlook=Bench())
-        batch = np.array([p.encoding for p in controller.ask(8)])
-        assert not (batch[:, 1] == 3).any()
-        assert nearest(batch) >= 3
-        assert max(nearest(SPACE.sample(8, rng)) for _ in range(20)) <= 3
-
-
 def test_a_batch_does_not_repeat_itself_and_is_spread():
     bench = Bench()
     controller = make("surrogate", SPACE, seed=0, n_objectives=2, outlook=bench)

@@ -24,9 +24,7 @@ MAX_ENUMERATED = 50_000  # designs of a space that is looked at as a whole
 N_PARENTS = 24  # of the candidates in a larger space
 CUT = 2.0  # where bad measurements end, in distances of the best from the median
 CUT_OF_FRONTS = 4.0  # deeper, as a front ends with designs that are bad but cheap
-N_DRAWN = 64  # random designs, of which
-N_SPREAD = 8  # are farthest from those before, and the first of them that can be built is taken
-REDRAWS = 100  # of these, until some are new and can be built
+REDRAWS = 100  # of random designs, until some are new and can be built
 REFIT = 1.05  # the growth of the data after which hyperparameters are fitted again
 FIT_STEPS = 10  # of L-BFGS
 
@@ -34,10 +32,9 @@ FIT_STEPS = 10  # of L-BFGS
 class Surrogate:
     """The greatest expected improvement under Gaussian processes, a batch at a time.
 
-    start: random designs, far from each other, before the model is asked. candidates: how many
-    designs an `ask` compares where the space has more than 50,000: changes of the best so far,
-    changes of the best of those, and random ones. Smaller spaces are compared whole, unless the
-    outlook sets a limit.
+    start: random designs before the model is asked. candidates: how many designs an `ask` compares
+    where the space has more than 50,000: changes of the best so far, changes of the best of those,
+    and random ones. Smaller spaces are compared whole, unless the outlook sets a limit.
 
     Proposals in flight count as told with what the model predicts of them (the kriging believer of
     Ginsbourger et al., 2010), so that a batch does not repeat itself. How bad a bad design is does
@@ -54,7 +51,7 @@ class Surrogate:
         seed: int,
         n_objectives: int = 1,
         outlook: Outlook | None = None,
-        start: int = 6,
+        start: int = 10,
         candidates: int = 600,
     ):
         for name, value, least in (("start", start, 2), ("candidates", candidates, 16)):
@@ -171,20 +168,12 @@ class Surrogate:
         return Pool(encodings, np.hstack(self._blocks(encodings)).astype(np.float32), known)
 
     def _random(self) -> np.ndarray:
-        """A random design, new and not ruled out where one can be found: int64 [d].
-
-        Of some it is the one whose network shares the fewest decisions with any before it (a
-        maximin design, Johnson, Moore and Ylvisaker, 1990)."""
-        columns = self.outlook.columns
-        before = np.array(self.encodings + self.pending, np.int64).reshape(-1, len(self.space))
+        """A random design, new and not ruled out where one can be found: int64 [d]."""
         for _ in range(REDRAWS):
-            rows = self.space.sample(N_DRAWN, self.rng)
+            rows = self.space.sample(8, self.rng)
             rows = np.array([row for row in rows if self._key(row) not in self.met], np.int64)
             if not len(rows):
                 continue
-            differ = (rows[:, None, columns] != before[:, columns]).sum(axis=2)
-            distance = differ.min(axis=1, initial=len(columns))
-            rows = rows[np.argsort(-distance, kind="stable")[:N_SPREAD]]
             variants, known = self.outlook.variants(rows)
             allowed = np.argwhere(~np.isnan(known).any(axis=2))
             if len(allowed):
