@@ -25,7 +25,7 @@ Tasks:
                  others, which cannot take it, are told it
   ask            CPU time of one `ask` of the surrogate after 1,000 and 10,000 trials on a space of
                  60 decisions: one objective; two, both unknown; accuracy and two known costs; two
-               unknown and a known cost, on each of 48 accelerators
+                 unknown and a known cost, on each of 48 accelerators
 """
 
 from __future__ import annotations

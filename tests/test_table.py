@@ -248,7 +248,7 @@ def test_a_search_from_beginning_to_report(tmp_path, path, capsys):
     own = toml(tmp_path, settings(path))
     status, out, err = command(capsys, "search", own, "--run", tmp_path / "r", "--seed", 1)
     assert status == 0, err
-    assert "test accuracy" in out and "latency ms phone" in out and "report:" in out
+    assert "test accuracy" in out and "latency (phone) ms" in out and "report:" in out
     run = nas.Run(tmp_path / "r")
     board = run.leaderboard()
     trained = [t for t in run.trials() if t.repeats is None]
