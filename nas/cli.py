@@ -45,6 +45,8 @@ def main(arguments: list[str] | None = None) -> None:
             text = f"nothing more can be written ({text}): make room and go on"
         print(f"nas: {text}", *notes, sep="\n", file=sys.stderr)
         sys.exit(2 if isinstance(error, ValueError) else 1)
+    finally:
+        logging.getLogger("nas").removeHandler(warnings)
 
 
 def run_search(options: argparse.Namespace) -> None:
