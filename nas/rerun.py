@@ -12,7 +12,7 @@ from nas.search import task_of
 from nas.trial import Status
 
 # of the machine and its load, not of the candidate
-MEASURED = ("seconds", "cpu_seconds", "flops", "peak_share", "peak_rss_bytes")
+MEASURED = ("seconds", "cpu_seconds", "trained_per_s", "flops", "peak_share", "peak_rss_bytes")
 
 
 def rerun(path: str | Path, id: int, data: str | Path = "") -> tuple[list[list[str]], bool]:
