@@ -44,13 +44,19 @@ class Run:
     def __init__(self, path: str | Path, data: str | Path = ""):
         self.dir = RunDir(path)
         self.dir.check_run()
-        written = []
+        written, decided = [], None
         if self.dir.store.exists():
             with self.store() as store:
                 written = [store.get(name) for name in ("config", "config_before")]
+                decided = store.get("space")
         self.table = self.dir.read_config(written)
         self.config = configuration.load_run(self.table, data)
         self.space: Space = configuration.make_space(self.config)
+        if decided not in (None, self.space.text()):
+            raise RunError(
+                f"{self.dir.path} was begun where its space was another; it differs in "
+                f"{self.space.difference(decided)}; use the version it was begun with"
+            )
         self.reward = configuration.make_reward(self.config)
         self.front = Pareto(objectives=self.reward.goals)  # what the front shown is over
         self.constraints = configuration.make_constraints(self.config)
@@ -152,6 +158,7 @@ def begin(config: dict, path: str | Path, *, progress: bool = True) -> Run:
         text = tomli_w.dumps({**config, "versions": versions()})
         with contextlib.closing(Store(run_dir.store, create=True)) as store:
             store.set("config", text)
+            store.set("space", configuration.make_space(config).text())
         run_dir.create(text)
         return _go_on(Run(run_dir.path), config["cluster"], progress=progress)
 

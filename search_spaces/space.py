@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -102,6 +103,17 @@ class Space:
 
     def __repr__(self) -> str:
         return f"Space({len(self)} decisions, {self.n_designs:.3g} designs)"
+
+    def text(self) -> str:
+        """All that an encoding's meaning depends on, as JSON: decisions, values, conditions."""
+        return json.dumps([[d.name, d.values, dict(d.when)] for d in self.decisions])
+
+    def difference(self, text: str) -> str:
+        """The decisions, a few of them, in which this space is not that of a `text`."""
+        ours, theirs = ({name: rest for name, *rest in json.loads(t)} for t in (self.text(), text))
+        names = [n for n in {**theirs, **ours} if ours.get(n) != theirs.get(n)]
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        return ", ".join(names[:3]) + more if names else "the order of its decisions"
 
     # -- which decisions count -------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import math
 import os
 import shutil
@@ -602,6 +603,17 @@ def test_a_run_of_a_newer_version_is_left_alone(copy, capsys):
     for asked in ("status", "report", "resume", "repair"):
         status, _, err = command(capsys, asked, copy)
         assert status == 2 and err.count("\n") == 1 and "written by a newer version" in err
+    assert contents(copy) == before
+
+
+def test_a_run_over_another_space_says_in_what_it_differs(copy, capsys):
+    with contextlib.closing(Store(copy / "trials.sqlite")) as store:
+        (name, values, when), *others = json.loads(store.get("space"))
+        store.set("space", json.dumps([[name, [*values, "more"], when], *others]))
+    before = contents(copy)
+    for asked in ("status", "report", "resume"):
+        status, _, err = command(capsys, asked, copy)
+        assert status == 2 and err.count("\n") == 1 and f"it differs in {name};" in err
     assert contents(copy) == before
 
 
