@@ -15,6 +15,7 @@ State = dict[str, Any]  # of a controller: JSON values and, at the top level onl
 # training step on its accelerator where the search asks for them
 HARDWARE_METRICS = (
     "latency_s",
+    "images_per_s",
     "energy_j",
     "area_mm2",
     "cycles",
@@ -31,6 +32,7 @@ TRAINING_METRICS = ("accuracy", "perplexity", "loss", "train_loss")
 METRICS = HARDWARE_METRICS + STEP_METRICS + TRAINING_METRICS
 MEANINGS = {  # in what unit, and of what
     "latency_s": "seconds of one served batch",
+    "images_per_s": "images, or sequences of words, served in a second",
     "energy_j": "joules of one image, or of one sequence of words",
     "area_mm2": "square millimetres of the accelerator",
     "cycles": "clock cycles of one served batch",
