@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from typing import NamedTuple
 
@@ -59,6 +60,7 @@ def windows_of(
     return Windows(*kernels, *outs, *strides, touched[0] * touched[1])
 
 
+@functools.lru_cache(maxsize=4096)  # networks repeat a few windows over and over
 def _touched(size: int, out: int, step: int, kernel: int, spread: int, before: int) -> int:
     """Words of one axis that any of its `out` windows reads."""
     starts = np.arange(out) * step - before
