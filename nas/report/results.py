@@ -142,13 +142,18 @@ def alternatives(found: Findings) -> Html | None:
     best = quality.min() if lower else quality.max()
     worse = abs(quality - best) / (1 if words.is_share(first) else abs(best) or 1)
     why: dict[int, list[str]] = {}
+
+    def far(percent: float) -> str:
+        point = "point" if percent == 1 else "points"
+        return f"{percent:g}{words.SPACE}{point if words.is_share(first) else '%'}"
+
     for cost in costs:
         for slack in SLACKS:
             near = found.board[worse <= slack + 1e-12]
             row = near.sort_values([cost, first], ascending=[True, lower]).index[0]
             text = f"least {words.label(cost)}"
             if not any(each.startswith(text) for each in why.get(row, [])):
-                why.setdefault(row, []).append(f"{text} within {100 * slack:g}{words.SPACE}%")
+                why.setdefault(row, []).append(f"{text} within {far(100 * slack)}")
     if not why:
         return None
     units = units_of([found.board.iloc[i] for i in why], found.metrics)
