@@ -28,10 +28,7 @@ from nas.reader import Magnitudes, Table
 from nas.text import Text, check_length, streams
 from nas.train import Trainer
 from search_spaces.compression import Compression
-from search_spaces.quantizers import (
-    FULL_BITS,
-    activation_levels,
-)
+from search_spaces.quantizers import FULL_BITS, activation_levels
 from search_spaces.sequence import SCORE_BIASES, TABLES, LanguageModel
 
 SAMPLING_POWER = 0.75  # words are drawn by their counts to this power
@@ -119,10 +116,8 @@ class TrainedText:
         for at in range(0, len(there), SCORE_WORDS):
             piece = words[at : at + SCORE_WORDS + 1]
             losses, own, state = self.program.losses(piece, *self._bits, state)
-            total, loads = (
-                total + losses[there[at : at + SCORE_WORDS]].sum(dtype=float),
-                loads + own,
-            )
+            total += losses[there[at : at + SCORE_WORDS]].sum(dtype=float)
+            loads = loads + own
         loss = float(total / len(tokens))
         return Score(perplexity(loss), loss, variation(loads) if len(loads) else None)
 

@@ -62,10 +62,9 @@ def repair(path: str | Path) -> Saved:
                 run.read_config()
                 return Saved(0, 0, [], None, False)
             return Saved(0, 0, [], None, restore_config(run, texts))
-        except NewerVersion:
-            raise
-        except StoreError:
-            pass
+        except StoreError as error:  # damage is what the rest is for
+            if isinstance(error, NewerVersion):
+                raise
         rows = salvage(source)
         texts = [
             rows["settings"][n][1] for n in ("config", "config_before") if n in rows["settings"]
@@ -76,6 +75,8 @@ def repair(path: str | Path) -> Saved:
             name.unlink(missing_ok=True)
         with contextlib.closing(Store(partial, create=True)) as store, store.transaction():
             store.set("config", run.config.read_bytes().decode())
+            if "space" in rows["settings"]:
+                store.set("space", rows["settings"]["space"][1])
             n_trials, lost = keep_results(store, rows)
             for trial, metrics, weights, _ in rows["finals"].values():
                 run.weights(weights)  # RunError where it lies elsewhere
