@@ -12,7 +12,7 @@ Peers are Optuna's NSGA-II and TPE, and KerasTuner's Bayesian optimization, whic
 objective (MnasNet's soft reward). Each trains plain Keras models by `fit` in two pinned processes,
 in the precision and the steps per execution that are fastest here, and asks our `price` for the
 latency, which costs it next to nothing; what breaks the area is told as failed without a training.
-Ours is `nas.search` with its default controller, for a third of the time.
+Ours is `nas.search` with its default controller, for a fifth of the time.
 
 Every network on a front, of the peers' at the end and of ours at each minute looked at, is trained
 once more, longer, by one and the same training; hypervolumes are of these test accuracies, and of
@@ -52,7 +52,7 @@ from nas.trial import Status, Trial, trial_seed
 
 PEERS = ("optuna.nsgaii", "optuna.tpe", "keras_tuner.bayesian")
 OURS = "surrogate"
-OUR_SHARE = 1 / 3  # of the peers' minutes, that ours searches
+OUR_SHARE = 1 / 5  # of the peers' minutes, that ours searches
 LOOKS = 20  # times that our front is looked at, evenly over its minutes
 N_NETWORKS = 8  # of a front that are trained longer
 FIT = "how fit is fastest"
