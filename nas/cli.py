@@ -12,8 +12,12 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nas.arguments import parser
+
+if TYPE_CHECKING:
+    from search_spaces import Space
 
 INDENT = {"width": 100, "initial_indent": " " * 23, "subsequent_indent": " " * 23}
 
@@ -279,6 +283,19 @@ def run_measure(options: argparse.Namespace) -> None:
     print(f"use it: nas price MODEL.keras --accelerator {options.to}")
 
 
+def print_space(title: str, space: Space) -> None:
+    print(f"{title}: {len(space)} decisions, {space.n_designs:.2g} designs")
+    for decision in space.decisions:
+        notes = [f"when {k} in {list(v)}" for k, v in decision.when.items()]
+        if decision.usual is not None:
+            usual = ", ".join(map(str, decision.usual))
+            notes.append(f"unless named: {usual or 'off'}")
+        print(
+            f"  {decision.name:24} {', '.join(map(str, decision.values))}"
+            + (f"   ({'; '.join(notes)})" if notes else "")
+        )
+
+
 def run_list(options: argparse.Namespace) -> None:
     from nas import config, controllers, evaluators, reward, table, trial
 
@@ -305,20 +322,13 @@ def run_list(options: argparse.Namespace) -> None:
         for name, device in DEVICES.items():
             print(f"{name:20} {device.provenance}")
     else:
-        from search_spaces import FAMILIES, joint
+        from search_spaces import FAMILIES, hardware, joint
 
         for family in FAMILIES:
-            space = joint(family)
-            print(f"{family}: {len(space)} decisions, {space.n_designs:.2g} designs")
-            for decision in space.decisions:
-                notes = [f"when {k} in {list(v)}" for k, v in decision.when.items()]
-                if decision.usual is not None:
-                    usual = ", ".join(map(str, decision.usual))
-                    notes.append(f"unless named: {usual or 'off'}")
-                print(
-                    f"  {decision.name:24} {', '.join(map(str, decision.values))}"
-                    + (f"   ({'; '.join(notes)})" if notes else "")
-                )
+            print_space(family, joint(family))
+        for name, accelerators in hardware.FAMILIES.items():
+            if name != "systolic":  # shown with each network
+                print_space(f'accelerators = "{name}"', accelerators.space)
 
 
 COMMANDS = {

@@ -309,6 +309,16 @@ def _go_on(run: Run, where: Mapping[str, Any] | None, *, progress: bool) -> Run:
     ):
         if store.get("config") is None:  # of a run that began before it was kept here
             store.set("config", run.dir.config.read_bytes().decode())
+        controller = configuration.make_controller(config)
+        n_start = getattr(controller, "n_start", 0)
+        if config["trials"] <= n_start:
+            log.warning(
+                "the controller %s proposes its first %d designs at random, and the run has no "
+                "more than %d trials; name more, or fewer to begin with ('nas list controllers')",
+                config["controller"]["name"],
+                n_start,
+                config["trials"],
+            )
         executor = stack.enter_context(make_executor(run, store.save_workers, where=where))
         watch = stack.enter_context(Progress(config["trials"], run, store, shown=progress))
         log.info("searching in %s: %s", run.dir.path, run.space)
@@ -316,7 +326,7 @@ def _go_on(run: Run, where: Mapping[str, Any] | None, *, progress: bool) -> Run:
         search = Search(
             price=configuration.make_price(config),
             space=run.space,
-            controller=configuration.make_controller(config),
+            controller=controller,
             reward=run.reward,
             constraints=run.constraints,
             executor=executor,

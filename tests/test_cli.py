@@ -10,6 +10,7 @@ import nas
 from nas import cli, config
 from nas.data import DataError
 from nas.trial import METRICS
+from search_spaces import FAMILIES, hardware
 
 TABLE = Path(__file__).parents[2] / "shared/data/nas_bench_201.csv.gz"
 
@@ -127,6 +128,15 @@ def test_lists_say_what_can_be_set_and_in_what_unit(capsys):
     assert "population=20, sample=5" in out and "n_objectives" not in out
     _, out, _ = run(capsys, "list", "metrics")
     assert {line.split()[0] for line in out.splitlines()} >= set(METRICS)
+
+
+def test_spaces_are_listed_with_every_family_of_accelerators(capsys):
+    _, out, _ = run(capsys, "list", "spaces")
+    titles = [line for line in out.splitlines() if not line.startswith(" ")]
+    for name in (*FAMILIES, *hardware.FAMILIES):
+        if name != "systolic":
+            assert any(name in title for title in titles), name
+    assert "  hw.rows" in out
 
 
 def test_every_option_has_help():

@@ -152,6 +152,8 @@ def test_what_was_saved_is_not_trained_again(whole, copy, monkeypatch):
         return evaluate(self, choices, **named)
 
     monkeypatch.setattr(evaluators.Table, "evaluate", counted)
+    with Run(copy).store() as store:
+        assert store.get("space") == Run(whole).space.text()
     nas.resume(copy, progress=False)
     assert len(trained) == len(done.lost) == 1
 

@@ -151,6 +151,8 @@ def test_a_search_screens_by_the_score_and_never_calls_it_accuracy(tmp_path):
     assert 0 < board["test_accuracy"].max() < 1  # of the final training
     report = (tmp_path / "run" / "report.html").read_text()
     assert "zero cost" in report and "validation accuracy in the search" not in report
+    assert "were scored" in report and "were trained" not in report
+    assert "its first 10 designs at random, and the run has no more than 4 trials" in done.stderr
 
 
 def test_open_decisions_that_no_score_sees_are_refused(tmp_path):

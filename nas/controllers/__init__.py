@@ -35,7 +35,8 @@ from search_spaces.space import Space
 
 
 class Controller(Protocol):
-    """Proposes designs and learns from what they came to."""
+    """Proposes designs and learns from what they came to. One that begins with random designs says
+    how many: `n_start`."""
 
     def ask(self, n: int) -> list[Proposal]:
         """`n` proposals inside the space, their encodings canonical."""

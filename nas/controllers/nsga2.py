@@ -42,7 +42,7 @@ class NSGA2:
             raise ValueError(f"nsga2: crossover is a chance from 0 to 1, got {crossover!r}")
         self.space = space
         self.n_objectives = n_objectives
-        self.n_population = population
+        self.n_start = population
         self.crossover = crossover
         self.ordered = np.array([decision.ordered for decision in space.decisions])
         self.rng = np.random.default_rng(seed)
@@ -53,7 +53,7 @@ class NSGA2:
         self.children: list[tuple[np.ndarray, np.ndarray]] = []
 
     def ask(self, n: int) -> list[Proposal]:
-        n_random = n if not self.parents else min(max(self.n_population - self.n_asked, 0), n)
+        n_random = n if not self.parents else min(max(self.n_start - self.n_asked, 0), n)
         rows = [
             *self.seen.draw(lambda k: self.space.sample(k, self.rng), n_random, REDRAWS),
             *self.seen.draw(self._offspring, n - n_random, REDRAWS),
@@ -68,14 +68,14 @@ class NSGA2:
             self.n_told += 1
             if not np.isnan(values).any():
                 self.children.append((trial.proposal.encoding, values))
-            if self.n_told >= self.n_population:
+            if self.n_told >= self.n_start:
                 self._next_generation()
 
     def _next_generation(self) -> None:
         together = self.parents + self.children
         if together:
             best_first = order(np.array([values for _, values in together]))
-            self.parents = [together[i] for i in best_first[: self.n_population]]
+            self.parents = [together[i] for i in best_first[: self.n_start]]
         self.children, self.n_told = [], 0
 
     def _offspring(self, n: int) -> np.ndarray:

@@ -22,14 +22,15 @@ class Evaluator(Protocol):
     """Lives in a worker process, or with the search where `in_process`; its options come from the
     run's `[evaluator]` table.
 
-    metrics: what it measures of a trial, the first of which says how good it is. final_metrics:
-    what a final training adds, if it has any. example, tested: what a batch is of, and what final
-    trainings are tested on many of, in words. One that trains at several fidelities has
-    `fidelity(rung)`: what `evaluate` takes by that name for a rung of the run's `[fidelities]`;
-    ValueError for a rung that it has not.
+    verb: what it does with a candidate, as "trained". metrics: what it measures of a trial, the
+    first of which says how good it is. final_metrics: what a final training adds, if it has any.
+    example, tested: what a batch is of, and what final trainings are tested on many of. One that
+    trains at several fidelities has `fidelity(rung)`: what `evaluate` takes by that name for a rung
+    of the run's `[fidelities]`; ValueError for a rung that it has not.
     """
 
     in_process: bool
+    verb: str
     example: str
     tested: str
     metrics: tuple[str, ...]

@@ -45,6 +45,7 @@ class SharedWeights:
     """
 
     in_process = False
+    verb = "scored"
     example, tested = "image", "images"
     metrics, final_metrics = Proxy.metrics, Proxy.final_metrics
 

@@ -46,6 +46,7 @@ class Table:
     """
 
     in_process = True  # a look-up is not worth a worker
+    verb = "looked up"
     example, tested = "example", "examples"
 
     def __init__(

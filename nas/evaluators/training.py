@@ -31,6 +31,7 @@ class Training(ABC):
     """
 
     in_process = False
+    verb = "trained"
     epochs: int
     final_epochs: int
 

@@ -112,6 +112,7 @@ class ZeroCost:
     """
 
     in_process = False
+    verb = "scored"
     example, tested = "image", "images"
     metrics, final_metrics = ("zero_cost",), Proxy.final_metrics
 

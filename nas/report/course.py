@@ -45,8 +45,9 @@ def outcomes(found: Findings) -> str:
     """How many proposals came to what."""
     own = Counter(trial.status for trial in found.trials if trial.repeats is None)
     n_repeated = sum(trial.repeats is not None for trial in found.trials)
+    verb = found.run.evaluator.verb
     counts = [
-        (len(found.trained), "was trained", "were trained"),
+        (len(found.trained), f"was {verb}", f"were {verb}"),
         (own[Status.COMPLETE] - len(found.trained), "was stopped early", "were stopped early"),
         (own[Status.INFEASIBLE], "was infeasible", "were infeasible"),
         (own[Status.FAILED], "failed", "failed"),
@@ -56,8 +57,6 @@ def outcomes(found: Findings) -> str:
     controller = found.run.config["controller"]["name"]
     if not found.trials:
         return f"The controller “{controller}” has proposed nothing yet."
-    if found.run.evaluator.in_process:
-        counts[0] = (own[Status.COMPLETE], "was looked up", "were looked up")
     parts = [words.count(*each) for each in counts if each[0]]
     total = words.count(len(found.trials), "proposal")
     return f"Of {total} by the controller “{controller}”, {words.listed(parts)}."
@@ -133,23 +132,24 @@ def hypervolumes(objectives: np.ndarray) -> np.ndarray:
 
 def time_spent(found: Findings) -> str:
     """The training seconds, and what share they are of the time that the workers had."""
+    verb = found.run.evaluator.verb
     if found.run.evaluator.in_process:
-        return "Candidates were looked up, not trained."
+        return f"Candidates were {verb}, not trained."
     seconds = [t.metrics["seconds"] for t in found.trained if "seconds" in t.metrics]
     finals = [metrics["seconds"] for metrics in found.finals.values() if "seconds" in metrics]
     if not seconds:
-        return "How long the trainings took was not recorded."
+        return "How long that took was not recorded."
     elapsed = max(end for *_, end in found.times) - min(start for _, start, _ in found.times)
     workers = found.run.config["workers"]
     text = (
-        f"Training took {words.duration(sum(seconds))}, in the median "
-        f"{words.duration(statistics.median(seconds))} a candidate. From the first proposal to the "
+        f"Candidates were {verb} for {words.duration(sum(seconds))}, in the median "
+        f"{words.duration(statistics.median(seconds))} each. From the first proposal to the "
         f"last result passed {words.duration(elapsed)}, pauses included"
     )
     if elapsed:
         share = sum(seconds) / (workers * elapsed)
         text += (
-            f"; training filled {words.percent(share, 0)} of the time of "
+            f"; that filled {words.percent(share, 0)} of the time of "
             f"{words.count(workers, 'worker')}"
         )
     rates = [t.metrics["flops"] for t in found.trained if "flops" in t.metrics]
@@ -187,7 +187,7 @@ def reasons(found: Findings) -> Html | None:
         rows.append((n_others, words.NONE, "other reasons"))
     return tag(
         "div",
-        tag("h3", "Why proposals were not trained"),
+        tag("h3", f"Why proposals were not {found.run.evaluator.verb}"),
         table(("trials", "outcome", "reason"), rows, words=[1, 2]),
     )
 

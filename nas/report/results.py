@@ -29,13 +29,13 @@ def summary(found: Findings) -> str:
     size = words.power(run.space.n_designs)
     if not n_trained:
         ended = found.trials and all(t.status is not Status.RUNNING for t in found.trials)
-        text = f"No design {'was trained' if ended else 'has been trained yet'}, of {size} possible"
+        verb = run.evaluator.verb
+        text = f"No design {f'was {verb}' if ended else f'has been {verb} yet'}, of {size} possible"
         reasons = [f" Most often: {reason}." for (_, reason), _ in course.counted_reasons(found)]
         return "".join([f"{text}. {course.outcomes(found)}", *reasons[:1]])
     trained = (
         f"{words.count(n_trained, 'design')} of {size} possible "
-        f"{'was' if n_trained == 1 else 'were'} "
-        f"{'looked up' if run.evaluator.in_process else 'trained'}"
+        f"{'was' if n_trained == 1 else 'were'} {run.evaluator.verb}"
     )
     if not found.designs:
         limits = words.listed([str(constraint) for constraint in run.constraints])
