@@ -36,6 +36,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -134,8 +135,14 @@ def finish(path: Path, seed: int, extra: list[str]) -> float:
     """Run to the end; the seconds it took."""
     begun = time.monotonic()
     if start(path, seed, extra).wait():
-        sys.exit(f"{path} did not end well; see {path.with_suffix('.log')}")
+        ended_badly(path)
     return time.monotonic() - begun
+
+
+def ended_badly(path: Path) -> NoReturn:
+    """Stop here, with what the search said last: its log goes with the folder."""
+    lines = path.with_suffix(".log").read_text("utf-8", "replace").splitlines()
+    sys.exit("\n".join([*lines[-20:], f"{path} did not end well; the above is its log's end"]))
 
 
 def history(path: Path) -> list:
@@ -202,7 +209,7 @@ def kills(folder: Path, n: int, seed: int) -> None:
                 if code == 0:
                     break
                 if code != -signal.SIGKILL:
-                    sys.exit(f"{path} ended with {code}; see {path.with_suffix('.log')}")
+                    ended_badly(path)
                 n_killed, kinds[kind] = n_killed + 1, kinds[kind] + 1
             runs += 1
             missing, twice, equal = compare(path, whole[run_seed])
