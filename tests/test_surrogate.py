@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy.special import ndtri
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from nas import config
 from nas.controllers import gaussian_process, make, surrogate
@@ -281,6 +282,23 @@ def test_known_costs_are_used_as_known(monkeypatch, limit):
     every = SPACE.enumerate()
     best = bench.accuracy(every[every[:, 1] != 3]).max()
     assert bench.accuracy(rows).max() == pytest.approx(best)
+
+
+def test_the_model_computes_on_one_thread(monkeypatch):
+    def n_threads():
+        return {each["num_threads"] for each in threadpool_info() if each["user_api"] == "blas"}
+
+    space, seen = Space([Decision("a", tuple(range(9))), Decision("b", tuple(range(9)))]), []
+    controller = make("surrogate", space, seed=0, start=2)
+    learn = controller._learn
+    monkeypatch.setattr(controller, "_learn", lambda: (seen.append(n_threads()), learn()))
+    with threadpool_limits(2, "blas"):
+        for id in range(4):
+            [proposal] = controller.ask(1)
+            trial = Trial(id, proposal, 0, Status.COMPLETE)
+            controller.tell([trial], proposal.encoding.sum(keepdims=True)[None].astype(float))
+        assert n_threads() == {2}
+    assert seen == [{1}, {1}]
 
 
 def test_a_batch_does_not_repeat_itself_and_is_spread():

@@ -12,6 +12,8 @@ variance of Titsias (AISTATS 2009), exact where every observation is one.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 MAX_POINTS = 192  # of the kernel matrix; sets the time of a prediction
@@ -21,6 +23,19 @@ NOISE = 0.05  # prior median of the noise's share of the variance
 SPAN = 0.6  # prior median of the weights of all decisions together
 APART = 0.3  # prior deviation of the logarithms of their weights from each other
 FEATURE = 0.1  # prior median of the weight of any other block
+
+
+@functools.cache
+def blas():
+    """NumPy's and SciPy's matrix products; `with blas().limit(limits=1)` computes on one thread.
+
+    The other cores are the workers', which threads that wait for work would slow down, and sums
+    round alike on any number of cores.
+    """
+    import scipy.linalg  # noqa: F401, loads its own products, which are to be found here
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="blas")
 
 
 class GaussianProcess:

@@ -14,7 +14,7 @@ import numpy as np
 
 from nas import pareto
 from nas.controllers.expected_improvement import Pool, Prospects, Scalarization
-from nas.controllers.gaussian_process import MAX_POINTS, GaussianProcess
+from nas.controllers.gaussian_process import MAX_POINTS, GaussianProcess, blas
 from nas.controllers.outlook import Outlook, Unknown
 from nas.controllers.shared import check_told, mutate
 from nas.trial import Grown, Proposal, State, Trial
@@ -88,7 +88,8 @@ class Surrogate:
         n_random = max(self.n_start - n_complete - len(self.pending), 0) if n_complete > 1 else n
         rows = [self._random() for _ in range(min(n_random, n))]
         if len(rows) < n:
-            rows += self._guided(n - len(rows))
+            with blas().limit(limits=1):
+                rows += self._guided(n - len(rows))
         return [Proposal(row) for row in rows]
 
     def tell(self, trials: Sequence[Trial], objectives: np.ndarray) -> None:
