@@ -97,6 +97,8 @@ def _padding(name: str, padding: str | int) -> int:
 def require_positive(name: str, **sizes: int) -> dict[str, int]:
     """`sizes` themselves, all positive integers; raises ValueError naming the row otherwise."""
     for field, value in sizes.items():
+        if type(value) is int and value > 0:  # as nearly all are
+            continue
         try:
             size = operator.index(value)
         except TypeError:

@@ -51,24 +51,25 @@ def ranks(objectives: np.ndarray) -> np.ndarray:
     objectives = _points(objectives)
     valid = ~np.isnan(objectives).any(axis=1)
     points, inverse = np.unique(-objectives[valid], axis=0, return_inverse=True)  # best first
-    depth = np.zeros(len(points), np.int64)
-    for i, point in enumerate(points[1:], start=1):
-        above = (points[:i] <= point).all(axis=1)  # negated: smaller is better here
-        depth[i] = depth[:i][above].max(initial=-1) + 1
+    depth = np.arange(len(points))
+    if points.shape[1] > 1:  # else each is below all before it
+        for i, point in enumerate(points[1:], start=1):
+            above = (points[:i] <= point).all(axis=1)  # negated: smaller is better here
+            depth[i] = depth[:i][above].max(initial=-1) + 1
     result = np.full(len(objectives), depth.max(initial=0) + 1)
     result[valid] = depth[inverse.ravel()]
     return result
 
 
-def crowding(objectives: np.ndarray) -> np.ndarray:
+def crowding(objectives: np.ndarray, rank: np.ndarray | None = None) -> np.ndarray:
     """The room around each point within its own front: float [n], larger is lonelier.
 
     NSGA-II (Deb et al., 2002, section III-B): for each objective the distance between the two
     neighbours on the point's front as a share of that front's extent, summed; infinite at the ends.
-    Rows with NaN have 0.
+    Rows with NaN have 0. rank: `ranks(objectives)`, where that is known.
     """
     objectives = _points(objectives)
-    rank = ranks(objectives)
+    rank = ranks(objectives) if rank is None else rank
     distances = np.zeros(len(objectives))
     valid = ~np.isnan(objectives).any(axis=1)
     for level in np.unique(rank[valid]):

@@ -69,7 +69,8 @@ def check_told(trials, objectives, n_objectives: int) -> np.ndarray:
 
 def order(objectives: np.ndarray) -> np.ndarray:
     """Rows of objectives [n, m] from best to worst: by rank, then by room, then the older first."""
-    return np.lexsort((-crowding(objectives), ranks(objectives)))
+    rank = ranks(objectives)
+    return np.lexsort((-crowding(objectives, rank), rank))
 
 
 def mutate(encodings: np.ndarray, space: Space, rng: np.random.Generator) -> np.ndarray:
