@@ -1,17 +1,17 @@
 """A training that is kept now and then, and goes on where it was: whole files, no pickle.
 
-A file is an .npz whose parts have checksums, written under a temporary name, on disk before it is
+A file is an .npz with its checksum behind it, written under a temporary name, on disk before it is
 renamed. It belongs to one task, which it names; another's, or a damaged one, is as good as none.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import logging
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import numpy as np
 from nas.run_dir import write_whole
 
 INTERVAL_S = 60.0  # of work that may be lost
+CHECKSUM_BYTES = 16
 log = logging.getLogger("nas")
 
 
@@ -31,6 +32,10 @@ class Parked(Exception):
 def partial_path(folder: Path, task: dict) -> Path:
     """Where the state of a task that is not done lies, under a run's checkpoints."""
     return folder / "partial" / f"{task['kind']}-{int(task['id']):06d}.npz"
+
+
+def checksum(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=CHECKSUM_BYTES).digest()
 
 
 def key_of(evaluator: str, options: dict, task: dict) -> str:
@@ -76,17 +81,22 @@ class Checkpoint:
     def load(self) -> dict[str, np.ndarray] | None:
         """What `keep` wrote, `notes` too; None where there is nothing to go on from."""
         try:
-            with np.load(self.path, allow_pickle=False) as file:
+            content = self.path.read_bytes()
+            content, own = content[:-CHECKSUM_BYTES], content[-CHECKSUM_BYTES:]
+            if own != checksum(content):
+                raise ValueError("its bytes are not those that were written")
+            with np.load(io.BytesIO(content), allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             about = json.loads(str(arrays.pop("about")))
+            key, notes = about["key"], dict(about["notes"])
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # whatever a stranger's archive makes its readers raise
             log.warning("%s is damaged (%s): the training begins anew", self.path, error)
             return None
-        if about["key"] != self.key:
+        if key != self.key:
             return None
-        self.notes.update(about["notes"])
+        self.notes.update(notes)
         return arrays
 
     def offer(self, state: Callable[[], dict[str, np.ndarray]]) -> None:
@@ -101,7 +111,8 @@ class Checkpoint:
         """Write the state, whole or not at all."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         about = np.array(json.dumps({"key": self.key, "notes": self.notes}))
-        content = io.BytesIO()
-        np.savez(content, about=about, **arrays)
-        write_whole(self.path, content.getvalue())
+        archive = io.BytesIO()
+        np.savez(archive, about=about, **arrays)
+        content = archive.getvalue()
+        write_whole(self.path, content + checksum(content))
         self.kept_at = time.monotonic()

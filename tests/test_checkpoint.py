@@ -10,7 +10,7 @@ import pytest
 from test_cell import design
 
 from nas.augment import USUAL
-from nas.checkpoint import Checkpoint, Parked, key_of, partial_path
+from nas.checkpoint import Checkpoint, Parked, checksum, key_of, partial_path
 from nas.pruning import Pruning
 from nas.train import Recipe, Trainer
 from search_spaces import cell
@@ -108,22 +108,25 @@ def test_where_weights_go_is_no_part_of_a_task():
 
 def test_a_damaged_or_hostile_file_is_as_good_as_none(tmp_path):
     path = tmp_path / "a.npz"
-    Checkpoint(path, "key").keep({"values": np.arange(1000)})
-    whole, rng = path.read_bytes(), np.random.default_rng(0)
-    for at in rng.integers(0, len(whole), 60):
+    Checkpoint(path, "key").keep({"values": np.arange(8)})
+    assert (Checkpoint(path, "key").load()["values"] == np.arange(8)).all()
+    whole = path.read_bytes()
+    for at in range(len(whole)):
         flipped = bytearray(whole)
-        flipped[at] ^= 1 << int(rng.integers(8))
+        flipped[at] ^= 1 << at % 8
         path.write_bytes(flipped)
-        arrays = Checkpoint(path, "key").load()
-        assert arrays is None or (arrays["values"] == np.arange(1000)).all()
+        assert Checkpoint(path, "key").load() is None
         path.write_bytes(whole[:at])
         assert Checkpoint(path, "key").load() is None
     code = io.BytesIO()
     np.save(code, np.array([Exception("code")], object), allow_pickle=True)
-    with zipfile.ZipFile(path, "w") as file:
-        file.writestr("about.npy", npy(np.array(json.dumps({"key": "key", "notes": {}}))))
-        file.writestr("values.npy", code.getvalue())
-    assert Checkpoint(path, "key").load() is None
+    for values in (code.getvalue(), npy(np.arange(8)).replace(b"}", b"{")):
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as file:
+            file.writestr("about.npy", npy(np.array(json.dumps({"key": "key", "notes": {}}))))
+            file.writestr("values.npy", values)
+        path.write_bytes(archive.getvalue() + checksum(archive.getvalue()))
+        assert Checkpoint(path, "key").load() is None
 
 
 def npy(array):
