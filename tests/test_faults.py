@@ -361,8 +361,8 @@ def test_limits_end_attempts_and_the_trial_says_which(tmp_path, limit, said):
     with looking_up(tmp_path, Limits(**limit, max_attempts=2)) as workers:
         for _ in range(2):
             hung = stopped_at_work(workers)
-            workers.queue.clear()  # the second attempt is ours
             until(lambda hung=hung: workers.workers[0] is not hung, workers)
+            workers.queue.clear()  # the second attempt is ours: no worker runs it before it stops
         result = workers.wait()
     assert result["id"] == 3 and said in result["error"]
 
