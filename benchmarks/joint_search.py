@@ -58,7 +58,7 @@ from nas.search import Search
 from nas.store import Store
 from nas.trial import Metrics, Trial
 from search_spaces import Space, cell, hardware, joint
-from search_spaces.ops import Precision
+from search_spaces.ops import Precision, rows_of
 from search_spaces.precision import GROUPS
 from search_spaces.quantizers import UnbuildableError
 from search_spaces.space import Choices
@@ -165,7 +165,7 @@ class Grid:
 
         def rows(step, pair, batch) -> list:
             op, inputs, _ = step
-            return op.cost("", list(inputs), Precision(*pair), batch)
+            return rows_of("", op, inputs, Precision(*pair), batch)
 
         shape = len(COSTS), len(self.batches), len(PAIRS), len(self.steps), len(self.configs)
         added = np.zeros(shape)

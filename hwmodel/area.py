@@ -37,21 +37,23 @@ LANE_UM2 = MULTIPLY_FP16_UM2 + ADD_FP16_UM2 + 3 * 16 * REGISTER_UM2_PER_BIT
 # A 6-transistor SRAM cell of each node, µm², as the foundries published them (65, 45 and 14 nm
 # Intel, 28, 16 and 7 nm TSMC, 8 nm Samsung; recalled). Names of nodes are no lengths below 28 nm.
 SRAM_CELL_UM2 = {65: 0.570, 45: 0.346, 28: 0.127, 16: 0.070, 14: 0.0499, 8: 0.040, 7: 0.027}
+_NODES = np.array(sorted(SRAM_CELL_UM2))
+_AREA_SCALES = np.array([SRAM_CELL_UM2[node] / SRAM_CELL_UM2[45] for node in sorted(SRAM_CELL_UM2)])
+_ELEMENT_UM2 = np.array([ELEMENT_UM2[name] for name in MULTIPLIERS])
+OPERAND_BITS_BY_CODE = np.array([OPERAND_BITS[name] for name in MULTIPLIERS])
 
 
 def area_scale(technology_nm) -> np.ndarray:
     """Area relative to 45 nm, as SRAM cells scale; an estimate for logic."""
-    nodes = np.array(sorted(SRAM_CELL_UM2))
-    cells = np.array([SRAM_CELL_UM2[node] for node in nodes])
-    return cells[np.searchsorted(nodes, technology_nm)] / SRAM_CELL_UM2[45]
+    return _AREA_SCALES[np.searchsorted(_NODES, technology_nm)]
 
 
 def array_area_mm2(configs: Configs) -> np.ndarray:
     """[n_configs] the processing elements; a second weight plane is one operand register more."""
     style = configs.codes("multiplier")
-    logic = np.array([ELEMENT_UM2[name] for name in MULTIPLIERS])[style]
-    operand_bits = np.array([OPERAND_BITS[name] for name in MULTIPLIERS])[style]
-    register_bits = operand_bits * (2 + configs.double_weight_plane) + ACCUMULATOR_BITS
+    logic = _ELEMENT_UM2[style]
+    operand_bits = OPERAND_BITS_BY_CODE[style] * (2 + configs.double_weight_plane)
+    register_bits = operand_bits + ACCUMULATOR_BITS
     element = logic + register_bits * REGISTER_UM2_PER_BIT
     return configs.rows * configs.columns * element * area_scale(configs.technology_nm) * 1e-6
 

@@ -82,7 +82,7 @@ class ConfigTable:
                     f"of the {n_configs} configurations"
                 )
             column = _checked(name, self.FIELDS[name], array)
-            self._columns[name] = np.broadcast_to(column, n_configs).copy()
+            self._columns[name] = np.repeat(column, n_configs) if array.size == 1 else column
 
     def __len__(self) -> int:
         return len(next(iter(self._columns.values())))
@@ -183,7 +183,8 @@ def _checked(name: str, field: Field, array: np.ndarray) -> np.ndarray:
         _require(name, array, codes >= 0, "one of " + ", ".join(map(str, field.choices)))
         return codes
     if field.kind == "flag":
-        _require(name, array, np.isin(array, (False, True)), "True or False")
+        if array.dtype != bool:
+            _require(name, array, np.isin(array, (False, True)), "True or False")
         return array.astype(bool)
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{name} must be numbers, got {array.tolist()[:5]}")

@@ -128,12 +128,10 @@ def price(layers: Layers, configs: ConfigTable, pairing: str = "grid") -> Cost:
 
 def peak_memory_bytes(layers: Layers) -> np.ndarray:
     """[n_networks] DRAM that holds all parameters and the largest row's inputs and outputs."""
-    parameters = layers.parameter_bytes * layers.repeat
     inputs = layers.input_words * layers.groups * layers.activation_bits / 8
     inputs += np.where(layers.kind == ATTENTION, layers.operand_bytes, 0.0)
     activations = inputs + layers.output_words * layers.output_bits / 8
-    starts = layers.offsets[:-1]
-    return np.add.reduceat(parameters, starts) + np.maximum.reduceat(activations, starts)
+    return layers.network_parameter_bytes + np.maximum.reduceat(activations, layers.offsets[:-1])
 
 
 def price_layers(layers: Layers, config: ConfigTable) -> pandas.DataFrame:

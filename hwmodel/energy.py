@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hwmodel.area import ACCUMULATOR_BITS, OPERAND_BITS, area_scale, logic_area_mm2
+from hwmodel.area import ACCUMULATOR_BITS, OPERAND_BITS_BY_CODE, area_scale, logic_area_mm2
 from hwmodel.config import MULTIPLIERS, Configs
 
 MULTIPLY_INT8_PJ = 0.2  # wb x ab bits cost wb·ab/64 of it: 3.2 pJ at 32 x 32, in the table 3.1
@@ -29,6 +29,8 @@ MULTIPLY_FP16_PJ, MULTIPLY_FP32_PJ, ADD_FP16_PJ, ADD_FP32_PJ = 1.1, 3.7, 0.4, 0.
 DRAM_PJ_PER_BYTE = 1300 / 8  # the lower end of 1300 to 2600 pJ for 64 bits: streams, open pages
 SRAM_BYTES = np.array([8, 32, 1024]) * 1024.0
 SRAM_PJ_PER_BYTE = np.array([10.0, 20.0, 100.0]) / 8
+_LOG_BYTES, _LOG_PJ = np.log(SRAM_BYTES), np.log(SRAM_PJ_PER_BYTE)
+_SRAM_SLOPES = np.diff(_LOG_PJ) / np.diff(_LOG_BYTES)
 SRAM_LEAKAGE_W_PER_BYTE = 0.176e-3 / 2**20
 LOGIC_LEAKAGE_W_PER_MM2 = 0.0239e-3 / 2108e-6
 
@@ -46,6 +48,7 @@ ELEMENT_PJ = {
     "composable": MULTIPLY_INT8_PJ + 12 * ADD_INT8_PJ + 3 * ADD_INT16_PJ + ADD_INT32_PJ,
     "bit-serial": MULTIPLY_INT8_PJ + 8 * ADD_INT16_PJ + ADD_INT32_PJ,
 }
+_ELEMENT_PJ = np.array([ELEMENT_PJ[style] for style in MULTIPLIERS])
 # A lane is a 16-bit floating multiply-add: normalization and activations need the range.
 VECTOR_LANE_PJ = MULTIPLY_FP16_PJ + ADD_FP16_PJ
 
@@ -60,10 +63,8 @@ def sram_pj_per_byte(sram_bytes):
 
     Log-log interpolation of Horowitz's 8 KB, 32 KB and 1 MB; beyond them the nearest slope goes on.
     """
-    x, y = np.log(SRAM_BYTES), np.log(SRAM_PJ_PER_BYTE)
-    slopes = np.diff(y) / np.diff(x)
-    size = np.log(np.asarray(sram_bytes, dtype=np.float64))
-    return np.exp(y[1] + (size - x[1]) * np.where(size < x[1], slopes[0], slopes[1]))
+    beyond = np.log(np.asarray(sram_bytes, dtype=np.float64)) - _LOG_BYTES[1]
+    return np.exp(_LOG_PJ[1] + beyond * np.where(beyond < 0, *_SRAM_SLOPES))
 
 
 def mac_pj(weight_bits, activation_bits):
@@ -77,15 +78,13 @@ def mac_pj(weight_bits, activation_bits):
 
 def element_joules(configs: Configs) -> np.ndarray:
     """[n_configs] joules of one processing element in one busy cycle."""
-    table = np.array([ELEMENT_PJ[style] for style in MULTIPLIERS])
-    return table[configs.codes("multiplier")] * energy_scale(configs.technology_nm) * 1e-12
+    return _ELEMENT_PJ[configs.codes("multiplier")] * energy_scale(configs.technology_nm) * 1e-12
 
 
 def register_joules(configs: Configs) -> np.ndarray:
     """[n_configs] joules of one element's registers in one busy cycle: the moving operand and the
     sum are written, the stationary operand stays."""
-    operand_bits = np.array([OPERAND_BITS[style] for style in MULTIPLIERS])
-    bits = operand_bits[configs.codes("multiplier")] + ACCUMULATOR_BITS
+    bits = OPERAND_BITS_BY_CODE[configs.codes("multiplier")] + ACCUMULATOR_BITS
     return bits * (REGISTER_PJ_PER_BIT * 1e-12) * energy_scale(configs.technology_nm)
 
 

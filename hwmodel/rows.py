@@ -18,6 +18,7 @@ from hwmodel.systolic import ACCUMULATOR_BYTES, Extents, Multiplier
 from hwmodel.workload import DEPTHWISE, VECTOR, Layers
 
 LANE_BITS = 16  # wider words take a lane several cycles
+_STYLES = np.array([systolic.STYLES[name] for name in MULTIPLIERS], dtype=np.float64)
 
 
 class Design(NamedTuple):
@@ -135,10 +136,9 @@ class RowCosts(NamedTuple):
 def machines(configs: Configs) -> Machines:
     """Columns of `configs`."""
     style = configs.codes("multiplier")
-    styles = np.array([systolic.STYLES[name] for name in MULTIPLIERS], dtype=np.float64)
-    unit = Multiplier(*styles[style].T)
+    unit = Multiplier(*_STYLES[style].T)
     rows, columns = configs.rows.astype(np.float64), configs.columns.astype(np.float64)
-    operand_bytes = np.array([area.OPERAND_BITS[name] for name in MULTIPLIERS])[style] / 8
+    operand_bytes = area.OPERAND_BITS_BY_CODE[style] / 8
     return Machines(
         rows=rows,
         columns=columns,

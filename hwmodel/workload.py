@@ -271,6 +271,11 @@ class Layers:
         return (self.weights * self.stored_weight_bits + others * BIAS_BITS) / 8 + codebooks
 
     @property
+    def network_parameter_bytes(self) -> np.ndarray:
+        """[n_networks] stored parameters, repeats included."""
+        return np.add.reduceat(self.parameter_bytes * self.repeat, self.offsets[:-1])
+
+    @property
     def bias_bytes(self) -> np.ndarray:
         """[n_rows] biases and scales that one repeat reads."""
         return self.bias_words * (BIAS_BITS / 8)

@@ -26,12 +26,12 @@ MASTER_BITS = 32  # of the weights that are updated, and of their momentum
 
 
 def figures_of(
-    cost: hwmodel.Cost, tables: Sequence[hwmodel.Layers], batches: Sequence[int]
+    cost: hwmodel.Cost, layers: hwmodel.Layers, batches: Sequence[int]
 ) -> dict[str, np.ndarray]:
     """HARDWARE_METRICS of priced networks, each in the shape of `cost`, [n] or [n, configs].
 
-    tables, batches: layers and serving batch of each network. latency_s is of one batch; energy_j,
-    dram_bytes and sram_bytes of one image.
+    layers, batches: what was priced, and the serving batch of each network. latency_s is of one
+    batch; energy_j, dram_bytes and sram_bytes of one image.
     """
     shape = cost.latency_s.shape
 
@@ -40,9 +40,9 @@ def figures_of(
 
     batch = column(batches)
     of_network = {
-        "macs": column([float(table.macs[0]) for table in tables]) / batch,
-        "params": column([float(table.params[0]) for table in tables]),
-        "weight_bytes": column([float(table.parameter_bytes.sum()) for table in tables]),
+        "macs": column(layers.macs) / batch,
+        "params": column(layers.params),
+        "weight_bytes": column(layers.network_parameter_bytes),
     }
     return {
         "latency_s": cost.latency_s,
@@ -144,7 +144,7 @@ def price_designs(
         configs = hardware.configs_of([designs[i] for i in layers])
         cost = hwmodel.price(table, configs, pairing="paired")
         batches = [designs[i]["serve.batch"] for i in layers]
-        figures = figures_of(cost, list(layers.values()), batches)
+        figures = figures_of(cost, table, batches)
         for place, i in enumerate(layers):
             reason = None if cost.feasible[place] else cost.reason(place)
             outcome[i] = at(figures, place), reason
@@ -179,7 +179,7 @@ def price_grid(
         table = hwmodel.Layers.concat([each.folded() for each in tables.values()])
         cost = hwmodel.price(table, configs)
         batches = [designs[i]["serve.batch"] for i in rows]
-        enter(rows, figures_of(cost, list(tables.values()), batches))
+        enter(rows, figures_of(cost, table, batches))
         feasible[rows] = cost.feasible
     for i in tables:
         if not prices_training(designs[i], named):

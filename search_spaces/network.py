@@ -14,7 +14,15 @@ from typing import Any, NamedTuple
 
 from hwmodel.workload import LAYER_NORM_OPS, Layers, normalization
 from search_spaces.compression import Compression, narrowed
-from search_spaces.ops import Activation, Dense, GlobalPool, Parameter, Precision, Shape
+from search_spaces.ops import (
+    Activation,
+    Dense,
+    GlobalPool,
+    Parameter,
+    Precision,
+    Shape,
+    rows_of,
+)
 from search_spaces.space import Decision
 
 IMAGE = -1  # the input of a step that reads the image
@@ -126,7 +134,7 @@ class Network:
         and four backward, but for the gradient of the image, which nobody needs."""
         total = 0
         for step, inputs in zip(self.steps, self.inputs, strict=True):
-            if rows := step.op.cost(step.name, inputs, Precision(8, 8), 1):
+            if rows := rows_of(step.name, step.op, inputs, Precision(8, 8), 1):
                 passes = 2 if IMAGE in step.inputs else 3
                 total += 2 * passes * int(Layers.from_rows(rows).macs[0])
         return total
@@ -145,7 +153,7 @@ class Network:
             [
                 compressions[step.group].stored(row)
                 for step, (op, inputs) in walk
-                for row in op.cost(step.name, inputs, precisions[step.group], batch)
+                for row in rows_of(step.name, op, inputs, precisions[step.group], batch)
             ]
         )
 
@@ -155,7 +163,7 @@ class Network:
         """
         rows = []
         for step, shapes in zip(self.steps, self.inputs, strict=True):
-            rows += step.op.cost(step.name, shapes, Precision(bits, bits), batch)
+            rows += rows_of(step.name, step.op, shapes, Precision(bits, bits), batch)
             height, width, _ = step.op.shape(shapes)
             rows += [
                 normalization(

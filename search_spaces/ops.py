@@ -17,10 +17,13 @@ requantization.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from hwmodel import workload
+from hwmodel.layer_row import Row
 from search_spaces.gradients import faster_gradients
 from search_spaces.quantizers import activation_levels, check_activation_bits
 
@@ -66,6 +69,21 @@ class Precision(NamedTuple):
 def halved(size: int, stride: int) -> int:
     """Output height or width under "same" padding."""
     return -(-size // stride)
+
+
+def rows_of(name: str, op, inputs: Sequence[Shape], *given) -> list[Row]:
+    """The rows of one operation, as its `cost` gives them, worked out once for all names: a search
+    prices a few operations over and over."""
+    try:
+        rows = _unnamed_rows(op, tuple(inputs), *given)
+    except ValueError:  # said of this step
+        return op.cost(name, inputs, *given)
+    return [Row._make((name + row[0], *row[1:])) for row in rows]
+
+
+@functools.lru_cache(maxsize=2**14)
+def _unnamed_rows(op, inputs: tuple[Shape, ...], *given) -> tuple[Row, ...]:
+    return tuple(op.cost("", inputs, *given))
 
 
 class Operation:

@@ -27,7 +27,7 @@ from hwmodel.workload import Layers
 from search_spaces.counting import Count, Words
 from search_spaces.keras_step import KerasStep
 from search_spaces.network import Place, Step, places
-from search_spaces.ops import Parameter, Precision
+from search_spaces.ops import Parameter, Precision, rows_of
 
 if TYPE_CHECKING:
     from search_spaces.compression import Compression
@@ -207,7 +207,8 @@ class LanguageModel:
             precision = precisions[step.group]
             tied_bits = precisions[self.steps[0].group].weights  # the embedding's
             index_bits = compressions[step.group].index_bits if compressions else 0
-            rows += step.op.cost(step.name, inputs, precision, batch, steps, tied_bits, index_bits)
+            given = precision, batch, steps, tied_bits, index_bits
+            rows += rows_of(step.name, step.op, inputs, *given)
         return Layers.from_rows(rows)
 
     def layers(

@@ -178,3 +178,11 @@ def test_a_gate_is_sums():
     rows = ops.Gate().cost("op", [FEATURES, (1, 1, 6)], Precision(4, 4), 2)
     assert [row.vector_ops for row in rows] == [2 * 4 * 6, 2 * 9 * 9 * 6]
     assert {(row.activation_bits, row.output_bits) for row in rows} == {(16, 16)}
+
+
+def test_rows_are_remembered_without_their_names():
+    op, inputs, given = ops.Convolution(8, 3), [(16, 16, 4)], (Precision(4, 6), 2)
+    for name in ("stem", "stage1.conv"):
+        assert ops.rows_of(name, op, inputs, *given) == op.cost(name, inputs, *given)
+    with pytest.raises(ValueError, match=r"row 'stem'.*2\*\*53"):
+        ops.rows_of("stem", op, inputs, Precision(8, 8), 2**50)

@@ -92,10 +92,10 @@ def changes(run: Run, choices: Choices) -> list[Change]:
     ]
     if not moved:
         return []
-    layers = FAMILIES[run.config["space"]["network"]].layers(choices)
+    layers = FAMILIES[run.config["space"]["network"]].layers(choices).folded()
     configs = hardware.configs_of([choices, *(other for _, other in moved)])
-    cost = hwmodel.price(layers.folded(), configs)
-    figures = figures_of(cost, [layers], [choices["serve.batch"]])
+    cost = hwmodel.price(layers, configs)
+    figures = figures_of(cost, layers, [choices["serve.batch"]])
     before, *after = (at(figures, (0, i)) for i in range(len(configs)))
     found = []
     for i, ((name, other), metrics) in enumerate(zip(moved, after, strict=True), start=1):
