@@ -6,6 +6,7 @@ A family's `Configs` says what its parameters are; `ConfigTable` checks, broadca
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
@@ -98,7 +99,7 @@ class ConfigTable:
                 f"{self.FAMILY} Configs has no {name!r}; its arrays are {', '.join(self.FIELDS)}"
             )
         column, field = self._columns[name], self.FIELDS[name]
-        return np.array(field.choices)[column] if field.kind == "choice" else column
+        return _values(field.choices)[column] if field.kind == "choice" else column
 
     def __getitem__(self, index) -> ConfigTable:
         """A slice, a boolean mask, an index array or one index; always of the same family."""
@@ -172,6 +173,11 @@ def nearest(name: str, names) -> str:
     """ "did you mean ...? " with the closest of `names`, or nothing."""
     near = difflib.get_close_matches(str(name), list(names), n=1)
     return f"did you mean {near[0]!r}? " if near else ""
+
+
+@functools.cache
+def _values(choices: tuple) -> np.ndarray:
+    return np.array(choices)
 
 
 def _checked(name: str, field: Field, array: np.ndarray) -> np.ndarray:

@@ -90,15 +90,17 @@ def add_head(plan: Plan, source: int, function: str, group: int) -> int:
 
 def live(steps: Sequence[Step]) -> tuple[Step, ...]:
     """The steps that the last one depends on, renumbered: what nothing reads is not built."""
-    needed = {len(steps) - 1}
-    for i in range(len(steps) - 1, -1, -1):
-        if i in needed:
-            needed.update(j for j in steps[i].inputs if j != IMAGE)
-    order = {old: new for new, old in enumerate(sorted(needed))} | {IMAGE: IMAGE}
-    return tuple(
-        steps[old]._replace(inputs=tuple(order[j] for j in steps[old].inputs))
-        for old in sorted(needed)
-    )
+    needed = [False] * len(steps)
+    needed[-1] = True
+    for i in reversed(range(len(steps))):
+        for j in steps[i].inputs if needed[i] else ():
+            if j != IMAGE:
+                needed[j] = True
+    kept = [i for i, read in enumerate(needed) if read]
+    if len(kept) == len(steps):
+        return tuple(steps)
+    order = {old: new for new, old in enumerate(kept)} | {IMAGE: IMAGE}
+    return tuple(steps[i]._replace(inputs=tuple(order[j] for j in steps[i].inputs)) for i in kept)
 
 
 @dataclass(frozen=True)

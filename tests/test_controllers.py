@@ -290,6 +290,13 @@ def test_order_is_by_rank_then_room():
     points = np.array([[0, 0], [0, 4], [1, 3], [3.9, 0.1], [4, 0]])
     assert shared.order(points).tolist() == [1, 4, 2, 3, 0]
     assert shared.order(np.array([[1.0], [3.0], [2.0]])).tolist() == [1, 2, 0]
+    assert shared.order(np.array([[1.0], [3.0], [3.0], [np.nan], [3.0]])).tolist() == [
+        1,
+        2,
+        4,
+        0,
+        3,
+    ]
 
 
 def test_a_population_ages_and_failures_do_not_enter():

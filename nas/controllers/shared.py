@@ -70,6 +70,8 @@ def check_told(trials, objectives, n_objectives: int) -> np.ndarray:
 def order(objectives: np.ndarray) -> np.ndarray:
     """Rows of objectives [n, m] from best to worst: by rank, then by room, then the older first."""
     rank = ranks(objectives)
+    if objectives.shape[1] == 1:  # of one rank are only equals
+        return np.argsort(rank, kind="stable")
     return np.lexsort((-crowding(objectives, rank), rank))
 
 
