@@ -123,6 +123,11 @@ def parser() -> Parser:
             metavar="FILE",
             help="the table of a search that looks designs up",
         )
+    watching = command("dashboard", "serve the report as it grows, to this machine alone")
+    watching.add_argument("dirs", metavar="DIR", nargs="+", help="runs; several are compared")
+    watching.add_argument(
+        "--port", type=int, default=8768, metavar="N", help="of 127.0.0.1; 0: any (8768)"
+    )
     report = command("report", "print the leaderboard; write it as a page or a table")
     report.add_argument("dirs", metavar="DIR", nargs="+", help="runs; several are compared")
     report.add_argument(

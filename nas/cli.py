@@ -179,6 +179,16 @@ def run_status(options: argparse.Namespace) -> None:
         print(line)
 
 
+def run_dashboard(options: argparse.Namespace) -> None:
+    from nas.dashboard import server
+
+    with server(options.dirs, options.port) as serving:
+        host, port = serving.server_address
+        print(f"http://{host}:{port}/ shows {', '.join(options.dirs)}; Ctrl-C ends it", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            serving.serve_forever()
+
+
 def run_repair(options: argparse.Namespace) -> None:
     from nas.repair import repair
 
@@ -336,6 +346,7 @@ COMMANDS = {
     "resume": run_resume,
     "compare": run_compare,
     "status": run_status,
+    "dashboard": run_dashboard,
     "repair": run_repair,
     "rerun": run_rerun,
     "report": run_report,

@@ -18,16 +18,21 @@ if TYPE_CHECKING:
 __all__ = ["report"]
 
 
-def report(runs: list[Run]) -> str:
-    """The page about `runs`; with more than one it begins by comparing them."""
+def report(runs: list[Run], above: Html | None = None, script: str | None = None) -> str:
+    """The page about `runs`; with more than one it begins by comparing them.
+
+    above, script: of a page that is served, what stands above it and what keeps that up to date.
+    """
     found = [gather(run) for run in runs]
     title = f"Search report: {', '.join(each.name for each in found)}"
     if len(found) == 1:
-        return page(title, tag("article", chapters(found[0])))
+        return page(title, above, tag("article", chapters(found[0])), script=script)
     return page(
         title,
+        above,
         tag("article", comparison.chapter(found)),
         [tag("article", chapters(each), id=f"run-{i}") for i, each in enumerate(found, start=1)],
+        script=script,
     )
 
 

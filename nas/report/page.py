@@ -1,8 +1,8 @@
 """HTML whose text is always escaped, and the self-contained page around it.
 
 A run directory may come from a stranger, so two locks hold: every string that is not `Html` is
-escaped where it enters a tag, and the page's security policy lets only the two scripts written
-here run, by their hashes, and nothing be loaded from anywhere.
+escaped where it enters a tag, and the page's security policy lets only the scripts written in this
+package run, by their hashes, and nothing be loaded from anywhere.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Html(str):
     __slots__ = ()
 
 
-VOID = ("br", "meta", "circle", "path", "line", "rect")  # elements without content
+VOID = ("br", "meta", "input", "circle", "path", "line", "rect")  # elements without content
 
 
 def escaped(child: Any) -> Html:
@@ -189,6 +189,8 @@ td small { display: block; font-size: .72rem; color: var(--quiet); }
   gap: 1.2rem; }
 .curves figure { margin: 0; }
 .curves figcaption { font: .78rem/1.35 var(--sans); }
+#live { margin: 0 0 2.6rem; font: .85rem var(--sans); color: var(--quiet); }
+#live pre { margin: 0 0 .4rem; color: var(--ink); white-space: pre-wrap; }
 @media (max-width: 600px) { body { padding: 1.6rem 1rem 3rem; font-size: 16px; }
   h1 { font-size: 1.6rem; } h2 { margin-top: 2.4rem; } p.lead { font-size: 1.08rem; }
   .figures b { font-size: 1.35rem; } th, td { padding: .3rem; } table.facts th { width: 8rem; } }
@@ -212,14 +214,18 @@ def _dark() -> str:
     )
 
 
-def page(title: str, *children: Any) -> str:
-    """The whole file: style, content, plotly.js and what draws the pictures, in one text."""
+def page(title: str, *children: Any, script: str | None = None) -> str:
+    """The whole file: style, content, plotly.js and what draws the pictures, in one text.
+
+    script: of a page that is served; it may ask its server.
+    """
     from plotly.offline import get_plotlyjs
 
-    scripts = [get_plotlyjs(), DRAW]
+    scripts = [get_plotlyjs(), DRAW, *([script] if script else [])]
     policy = (
         f"default-src 'none'; script-src {' '.join(map(_hash, scripts))}; "
         "style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; form-action 'none'"
+        + ("; connect-src 'self'" if script else "")
     )
     head = tag(
         "head",
