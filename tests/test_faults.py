@@ -343,7 +343,7 @@ def test_a_worker_that_hangs_loses_its_trial_within_two_heartbeats(tmp_path):
     with looking_up(tmp_path, limits) as workers:
         hung, begun = stopped_at_work(workers), time.monotonic()
         until(lambda: workers.workers[0] is not hung, workers)
-        assert time.monotonic() - begun < 2 * limits.heartbeat + 2
+        assert time.monotonic() - begun < 2 * limits.heartbeat + 5  # of a busy machine
         assert workers.wait()["metrics"]["accuracy"] == pytest.approx(0.33)
         [status] = workers.status
         assert status["kind"] == "idle" and status["memory_mib"] > 20
