@@ -7,7 +7,8 @@ that comes with Python instead. Times are of this process's CPU, on one thread.
 
 Parts:
     speed      words a CPU second of our training step and of a Keras RNN layer of the same cell
-    time       validation perplexity after equal CPU seconds: our LSTM and Keras's
+    time       validation perplexity after equal CPU seconds: our LSTM and Keras's, each with the
+               share of dropout that suits it
     softmax    scores of a trained model against a plain NumPy forward pass
     experts    multiplies, storage, load and perplexity of 4 to 2,048 experts, and a dense layer
     memory     the price of a soft and a hard read against the size of the table
@@ -216,38 +217,55 @@ def show_speed(found: text.Text, options) -> None:
 
 
 def show_time(found: text.Text, options) -> None:
-    """The same LSTM, optimizer, clipping, schedule and first biases; what fits in the time."""
-    import keras
+    """The same LSTM, optimizer, clipping, schedule and first biases; what fits in the time, each
+    with the share of dropout that suits it best."""
+    show("validation", "dropout", "perplexity", "CPU s", "words trained on")
+    for name, fitted in (("ours, sampled softmax", our_fit),
+                         ("Keras LSTM, full softmax", keras_fit)):  # fmt: skip
+        for share in options.dropouts:
+            score, spent, n_words = fitted(found, options.seconds, share)
+            show(name, share, f"{score:.1f}", f"{spent:.0f}", f"{n_words:,}")
 
-    from nas.course import schedule
-    from nas.language import TextTrainer, perplexity, shares_of
+
+def our_fit(found: text.Text, seconds: float, dropout: float) -> tuple[float, float, int]:
+    """(validation perplexity, CPU seconds, words read) of our training of that length."""
+    from nas.language import TextTrainer
 
     choices = design(found, **bits(32))
     network = recurrent.network(choices)
-    n_words = rate(our_step(found, choices), found, 5) * options.seconds
+    n_words = rate(our_step(found, choices), found, 5) * seconds
     epochs = max(1, round(n_words / len(found.train)))
     tokens = found.train[: int(n_words / epochs)]
     begun = time.process_time()
-    trained = TextTrainer().fit(network, tokens, recipe(choices, epochs), seed=0)
+    trained = TextTrainer().fit(network, tokens, recipe(choices, epochs, dropout=dropout), seed=0)
     spent = time.process_time() - begun
     score = trained.score(found.validation, found.end)
-    show("validation", "perplexity", "CPU s", "words trained on")
-    show("ours, sampled softmax", f"{score.perplexity:.1f}", f"{spent:.0f}",
-         f"{epochs * len(tokens):,}")  # fmt: skip
+    return score.perplexity, spent, epochs * len(tokens)
+
+
+def keras_fit(found: text.Text, seconds: float, dropout: float) -> tuple[float, float, int]:
+    """The same of Keras layers."""
+    import keras
+
+    from nas.course import schedule
+    from nas.language import perplexity, shares_of
 
     def lstm(batch):
         layers = [
             keras.layers.Embedding(len(found.words), UNITS),
+            keras.layers.Dropout(dropout),
             keras.layers.LSTM(UNITS, return_sequences=True, stateful=True),
+            keras.layers.Dropout(dropout),
             keras.layers.Dense(len(found.words)),
         ]
         model = keras.Sequential([keras.Input(batch_shape=(batch, None)), *layers])
         model.layers[-1].bias.assign(np.log(shares_of(found.train, len(found.words))))
         return model, compiled(model, 0.0)
 
-    n_steps = int(rate(lstm(BATCH)[1], found, 5) * options.seconds / (BATCH * WORDS))
+    n_steps = int(rate(lstm(BATCH)[1], found, 5) * seconds / (BATCH * WORDS))
+    keras.utils.set_random_seed(0)
     model, step = lstm(BATCH)
-    rates = schedule(n_steps, recipe(choices, 1).learning_rate, 0.1)
+    rates = schedule(n_steps, recipe(design(found), 1).learning_rate, 0.1)
     n = len(found.train) // BATCH
     read = found.train[: n * BATCH].reshape(BATCH, n).T
     begun = time.process_time()
@@ -265,8 +283,7 @@ def show_time(found: text.Text, options) -> None:
         shifted = scores - scores.max(1, keepdims=True)
         losses = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(scores)), piece[1:]]
         total += losses.sum()
-    show("Keras LSTM, full softmax", f"{perplexity(total / len(found.validation)):.1f}",
-         f"{spent:.0f}", f"{n_steps * BATCH * WORDS:,}")  # fmt: skip
+    return perplexity(total / len(found.validation)), spent, n_steps * BATCH * WORDS
 
 
 # -- exactness -------------------------------------------------------------------------------------
@@ -413,6 +430,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
     parser.add_argument("--data", default=str(SHARED), help="folder of ptb.*.txt, or python-docs")
     parser.add_argument("--seconds", type=float, default=45, help="of CPU, in speed and time")
+    parser.add_argument(
+        "--dropouts", type=float, nargs="+", default=[0, 0.3, 0.5], metavar="SHARE", help="in time"
+    )
     parser.add_argument("--tokens", type=int, default=200_000, help="that short trainings see")
     parser.add_argument("--epochs", type=int, default=2, help="of short trainings")
     parser.add_argument(
