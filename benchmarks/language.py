@@ -29,7 +29,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.language_search import bits, compare
+from benchmarks.language_search import ACCELERATOR, bits, compare
 from nas import text
 from nas.pricing import price_designs
 from search_spaces import recurrent
@@ -40,18 +40,6 @@ SHARED = Path(__file__).parents[2] / "shared" / "data" / "ptb"
 BATCH, WORDS, UNITS, SAMPLES = 64, 35, 128, 512
 NODES = ((0, "relu"), (0, "tanh"), (1, "relu"), (2, "sigmoid"), (3, "identity"), (2, "relu"),
          (4, "tanh"))  # fmt: skip
-ACCELERATOR = {
-    "hw.rows": 32,
-    "hw.columns": 32,
-    "hw.dataflow": "ws",
-    "hw.weight_plane": True,
-    "hw.multiplier": "fixed8",
-    "hw.sram_input_kib": 256,
-    "hw.sram_weight_kib": 256,
-    "hw.sram_output_kib": 256,
-    "hw.bandwidth_gbps": 16,
-    "hw.clock_mhz": 700,
-}
 
 
 def design(found: text.Text, **choices) -> dict:
@@ -440,6 +428,9 @@ def main() -> None:
     )
     parser.add_argument("--hours", type=float, default=2, help="of each search")
     parser.add_argument("--trials", type=int, default=10_000, help="at most, of each search")
+    parser.add_argument(
+        "--params", type=int, default=3_000_000, help="at most, of a network of the searches"
+    )
     parser.add_argument("--train-hours", type=float, default=1, help="of each, all")
     parser.add_argument("--to", default="runs/language", help="where searches and results are kept")
     options = parser.parse_args()

@@ -1,13 +1,13 @@
 """The best cell of a joint search against a tuned LSTM of as many parameters.
 
-The part `search` of `language.py`. Two searches of --hours each, on two workers: the preset's joint
-search; and one of LSTMs alone, in 16 bits on one accelerator and by validation perplexity alone, so
-that all of its hours go into the LSTM, with at most the parameters of the best cell that the first
-found. The best of each is that of the lowest validation perplexity. The LSTM then gets the units
-that make its parameters equal. Both are trained in float for --train-hours each, as their searches
-chose but for dropout, of which short trainings want little: every share of DROPOUTS is tried with
-seed 0, the best by validation perplexity is trained with seeds 1 and 2. Test words are read to be
-reported, and for nothing else.
+The part `search` of `language.py`. Two searches of --hours each, on two workers and of networks of
+at most --params: the preset's joint search; and one of LSTMs alone, in 16 bits on one accelerator
+and by validation perplexity alone, so that all of its hours go into the LSTM. The best of each is
+that of the lowest validation perplexity; both then get the units that bring their parameters
+nearest to --params. Both are trained in float for --train-hours each, as their searches chose but
+for dropout, of which short trainings want little: every share of DROPOUTS is tried with seed 0, the
+best by validation perplexity is trained with seeds 1 and 2. Test words are read to be reported, and
+for nothing else.
 
 An hour of a search is 3,600 s of trainings on each worker, one of a final training 3,600 s of CPU.
 What is finished is kept in --to at once, searches and trainings that are interrupted go on.
@@ -18,6 +18,9 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +29,7 @@ import nas
 from benchmarks.time_to_front import Cache
 from nas import text
 from nas.checkpoint import Checkpoint, key_of
+from nas.config import read
 from nas.evaluators.language import Language
 from nas.trial import Status
 from search_spaces import recurrent
@@ -34,13 +38,19 @@ WORKERS = 2
 DROPOUTS = (0.1, 0.3, 0.5)
 SEEDS = 3
 GROUPS = ("embedding", "recurrent", "output")
-PARAMS = "params <= {}"
 SIZES = [32, 64, 96, 128, 200, 256, 400, 650]
-LSTMS = {
-    "rnn.cell": "lstm", "rnn.units": SIZES, "embed.width": SIZES, "embed.rank": 0,
-    "memory.kind": "none", "train.batch": [16, 32, 64], "train.words": [16, 35, 70],
-    "train.learning_rate": [0.2, 0.4, 0.8, 1.6, 3.2], "train.dropout": [0, 0.1, 0.2, 0.3, 0.5],
-}  # fmt: skip
+ACCELERATOR = {
+    "hw.rows": 32,
+    "hw.columns": 32,
+    "hw.dataflow": "ws",
+    "hw.weight_plane": True,
+    "hw.multiplier": "fixed8",
+    "hw.sram_input_kib": 256,
+    "hw.sram_weight_kib": 256,
+    "hw.sram_output_kib": 256,
+    "hw.bandwidth_gbps": 16,
+    "hw.clock_mhz": 700,
+}
 
 
 def bits(n: int) -> dict:
@@ -82,20 +92,32 @@ def as_large(choices: dict, params: int) -> dict:
     return min(sizes, key=lambda design: abs(n_params(design) - params))
 
 
-def trained(
-    found: text.Text, choices: dict, data: str, epochs: int, seed: int, folder: Path
-) -> dict:
-    """Perplexities after a final training, gone on with where it was interrupted."""
-    options = dict(dataset=found.name, path=data, final_epochs=epochs)
+def of_lstms() -> dict:
+    """Settings of a search of LSTMs by perplexity alone."""
+    lstms = {
+        "rnn.cell": "lstm", "rnn.units": SIZES, "embed.width": SIZES, "embed.rank": 0,
+        "memory.kind": "none", "train.batch": [16, 32, 64], "train.words": [16, 35, 70],
+        "train.learning_rate": [0.2, 0.4, 0.8, 1.6, 3.2], "train.dropout": [0, 0.1, 0.2, 0.3, 0.5],
+        "serve.batch": 1, "serve.words": 35,
+    }  # fmt: skip
+    return {
+        "space": {**lstms, **bits(16), **ACCELERATOR, "hw.multiplier": "fixed16"},
+        "reward": {"name": "pareto", "objectives": ["-perplexity"]},
+    }
+
+
+def trained(name: str, data: str, choices: dict, epochs: int, seed: int, partial: Path) -> dict:
+    """Perplexities after a final training on text `name`, gone on with where it was interrupted."""
+    options = dict(dataset=name, path=data, final_epochs=epochs)
     evaluator = Language(**options)
     evaluator.start()
     task = {"kind": "final", "id": seed, "seed": seed, "choices": choices}
-    checkpoint = Checkpoint(folder / "partial.npz", key_of("language", options, task))
+    checkpoint = Checkpoint(partial, key_of("language", options, task))
     begun = time.process_time()
     metrics = evaluator.finalize(
-        choices, seed=seed, weights=folder / "last.weights.h5", checkpoint=checkpoint
+        choices, seed=seed, weights=partial.with_suffix(".weights.h5"), checkpoint=checkpoint
     )
-    (folder / "partial.npz").unlink(missing_ok=True)
+    partial.unlink(missing_ok=True)
     kept = ("perplexity", "test_perplexity", "epochs", "seconds")
     return {name: metrics[name] for name in kept} | {"cpu_s": time.process_time() - begun}
 
@@ -106,47 +128,55 @@ def compare(found: text.Text, options: argparse.Namespace, speed, show) -> None:
     preset = "ptb" if found.name == "ptb" else "ptb-quickstart"
     folder = Path(options.to)
     folder.mkdir(parents=True, exist_ok=True)
-    setting = {"text": found.name, "hours": options.hours, "train_hours": options.train_hours}
-    cache = Cache(folder / "finished.json", {**setting, "dropouts": list(DROPOUTS)})
-    given = dict(data=data, trials=options.trials)
-    if "found" not in cache:
-        run = searched(folder / "joint", options.hours, preset,
-                       settings={"final": {"top": 0}}, **given)  # fmt: skip
-        cache["found"] = best_of(run)
-    params = n_params(cache["found"])
-    if "LSTM" not in cache:
-        served = {n: v for n, v in cache["found"].items() if n.startswith(("hw.", "serve."))}
-        alone = {
-            "space": {**served, **LSTMS, **bits(16), "hw.multiplier": "fixed16"},
-            "reward": {"name": "pareto", "objectives": ["-perplexity"]},
-            "constraints": [PARAMS.format(params)],
-            "final": {"top": 0},
-        }
-        run = searched(folder / "lstm", options.hours, preset, settings=alone, **given)
-        cache["LSTM"] = as_large(best_of(run), params)
-    show("cell", "parameters", "dropout", "seed", "epochs", "CPU s", "validation", "test")
-    for name in ("found", "LSTM"):
-        choices = cache[name]
+    asked = {name: getattr(options, name) for name in ("hours", "train_hours", "params")}
+    cache = Cache(
+        folder / "finished.json", {"text": found.name, **asked, "dropouts": list(DROPOUTS)}
+    )
+    small = f"params <= {options.params}"
+    sides = {
+        "LSTM": {**of_lstms(), "constraints": [small]},
+        "found": {"constraints": [*read(preset)["constraints"], small]},
+    }
+    for name, settings in sides.items():
+        if name not in cache:
+            run = searched(folder / name, options.hours, preset, data=data, trials=options.trials,
+                           settings={**settings, "final": {"top": 0}})  # fmt: skip
+            cache[name] = as_large(best_of(run), options.params)
         if f"{name} epochs" not in cache:
-            words = 3600 * options.train_hours * speed(choices)
+            words = 3600 * options.train_hours * speed(cache[name])
             n_trainings = len(DROPOUTS) + SEEDS - 1
             cache[f"{name} epochs"] = max(1, int(words / len(found.train) / n_trainings))
-        epochs = cache[f"{name} epochs"]
 
-        def result(share: float, seed: int, name=name, choices=choices, epochs=epochs) -> dict:
-            key = f"{name} dropout {share} seed {seed}"
-            if key not in cache:
-                design = choices | {"train.dropout": share}
-                cache[key] = trained(found, design, data, epochs, seed, folder)
-            row = cache[key]
-            show(f"{name}: {choices['rnn.cell']}", f"{n_params(choices):,}", share, seed, epochs,
-                 f"{row['cpu_s']:.0f}", f"{row['perplexity']:.2f}",
+    def results(asked: list[tuple[str, float, int]]) -> list[dict]:
+        """Of final trainings (side, share of dropout, seed), on two processes."""
+        keys = [f"{name} dropout {share} seed {seed}" for name, share, seed in asked]
+        with ProcessPoolExecutor(WORKERS, get_context("spawn")) as pool:
+            going = {}
+            for key, (name, share, seed) in zip(keys, asked, strict=True):
+                if key not in cache:
+                    design = cache[name] | {"train.dropout": share}
+                    given = found.name, data, design, cache[f"{name} epochs"], seed
+                    partial = folder / f"{key.replace(' ', '-')}.npz"
+                    going[pool.submit(trained, *given, partial)] = key
+            for done in as_completed(going):
+                cache[going[done]] = done.result()
+        for key, (name, share, seed) in zip(keys, asked, strict=True):
+            row, choices = cache[key], cache[name]
+            show(f"{name}: {choices['rnn.cell']}", f"{n_params(choices):,}", share, seed,
+                 row["epochs"], f"{row['cpu_s']:.0f}", f"{row['perplexity']:.2f}",
                  f"{row['test_perplexity']:.2f}")  # fmt: skip
-            return row
+        return [cache[key] for key in keys]
 
-        first = {share: result(share, 0) for share in DROPOUTS}
-        best = min(first, key=lambda share: first[share]["perplexity"])
-        rows = [first[best], *(result(best, seed) for seed in range(1, SEEDS))]
+    show("cell", "parameters", "dropout", "seed", "epochs", "CPU s", "validation", "test")
+    pairs = list(product(sides, DROPOUTS))
+    first = dict(zip(pairs, results([(*pair, 0) for pair in pairs]), strict=True))
+    best = {
+        name: min(DROPOUTS, key=lambda share, name=name: first[name, share]["perplexity"])
+        for name in sides
+    }
+    results([(name, best[name], seed) for name in sides for seed in range(1, SEEDS)])
+    for name in sides:
+        rows = [cache[f"{name} dropout {best[name]} seed {seed}"] for seed in range(SEEDS)]
         for part in ("perplexity", "test_perplexity"):
             values = [row[part] for row in rows]
             print(f"{name}, {SEEDS} seeds: {part} {np.mean(values):.2f} "
