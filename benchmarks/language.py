@@ -11,7 +11,8 @@ Parts:
                share of dropout that suits it
     softmax    scores of a trained model against a plain NumPy forward pass
     experts    multiplies, storage, load and perplexity of 4 to 2,048 experts, and a dense layer
-    memory     the price of a soft and a hard read against the size of the table
+    memory     the price of a soft read, a hard one and a cache against the size of the table, and
+               perplexity with the cache
     bits       perplexity at 32 to 2 bits of embedding, recurrent and output weights apart
     search     a joint search of --hours, and an LSTM tuned as long, both trained for --train-hours
                (language_search.py); what is finished is kept in --to, an interrupted part goes on
@@ -29,7 +30,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.language_search import ACCELERATOR, bits, compare
+from benchmarks.language_search import ACCELERATOR, CACHE, bits, compare, rescored
 from nas import text
 from nas.pricing import price_designs
 from search_spaces import recurrent
@@ -107,7 +108,7 @@ def our_step(found: text.Text, choices: dict, **given):
     program.start(first_values(network, settings, found.train, 0))
     bits = np.int32(settings.weight_bits), np.int32(settings.activation_bits)
     draw, rng = Draw(found.train, network.vocabulary, settings.samples), np.random.default_rng(0)
-    noise, state = np.zeros(2, np.int32), zero_state(network, settings.batch)
+    noise, state = np.zeros(2, np.int32), zero_state(network.in_training, settings.batch)
 
     def step(words):
         nonlocal state
@@ -353,22 +354,35 @@ def show_experts(found: text.Text, options) -> None:
 
 def show_memory(found: text.Text, options) -> None:
     """One sequence of 35 words, on a weight-stationary array of 32 x 32; above what it costs
-    without a memory."""
+    without a memory. A cache is added to one short training of an LSTM, in float."""
+    from nas.language import TextTrainer
+
+    trainer = TextTrainer()
+    settings = recipe(design(found, **bits(32)), options.epochs)
+    network, tokens = recurrent.network(design(found, **bits(32))), found.train[: options.tokens]
+    trained = trainer.fit(network, tokens, settings, seed=0)
+    alone = trained.score(found.validation, found.end).perplexity
     [(none, _)] = price_designs("recurrent", [design(found)])
-    soft = {"memory.kind": "soft", "memory.heads": 1, "memory.key": 32}
+    kinds = {
+        "soft": {"memory.kind": "soft", "memory.heads": 1, "memory.key": 32},
+        "hard": {"memory.kind": "hard"},
+        "cache": CACHE,
+    }
     sizes = [2**b for b in range(4, 13)]
     prices = {}
-    for kind, given in (("soft", soft), ("hard", {"memory.kind": "hard"})):
-        found_prices = price_designs(
-            "recurrent", [design(found, **given, **{"memory.slots": n}) for n in sizes]
-        )
+    for kind, given in kinds.items():
+        designs = [design(found, **given | {"memory.slots": n}) for n in sizes]
+        found_prices = price_designs("recurrent", designs)
         prices[kind] = [metrics["latency_s"] - none["latency_s"] for metrics, _ in found_prices]
     widest = max(max(values) for values in prices.values())
-    show("slots", "soft, us", "hard, us", "")
+    show("slots", *(f"{kind}, us" for kind in kinds), "perplexity")
+    show("no memory", "", "", "", f"{alone:.1f}")
     for i, n in enumerate(sizes):
-        bars = ["#" * max(1, round(40 * prices[kind][i] / widest)) for kind in prices]
-        show(n, *(f"{1e6 * prices[kind][i]:.2f}" for kind in prices), "")
-        print(f"    soft {bars[0]}\n    hard {bars[1]}")
+        cached = rescored(trainer, trained, design(found, **CACHE | {"memory.slots": n}))
+        score = cached.score(found.validation, found.end).perplexity
+        show(n, *(f"{1e6 * prices[kind][i]:.2f}" for kind in kinds), f"{score:.1f}")
+        for kind in kinds:
+            print(f"    {kind:<5} {'#' * max(1, round(40 * prices[kind][i] / widest))}")
 
 
 def show_bits(found: text.Text, options) -> None:

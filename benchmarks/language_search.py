@@ -9,8 +9,12 @@ for dropout, of which short trainings want little: every share of DROPOUTS is tr
 best by validation perplexity is trained with seeds 1 and 2. Test words are read to be reported, and
 for nothing else.
 
-An hour of a search is 3,600 s of trainings on each worker, one of a final training 3,600 s of CPU.
-What is finished is kept in --to at once, searches and trainings that are interrupted go on.
+A cache of words changes nothing in training: both sides are scored without one and with one, that
+of the found design if it has one, so that it is seen what it does and what the cell does.
+
+An hour of a search is 3,600 CPU seconds of trainings on each worker, so that both meet the same
+machine; one of final trainings is 3,600 CPU seconds in all. What is finished is kept in --to at
+once, searches and trainings that are interrupted go on.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import argparse
 import time
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -37,7 +42,11 @@ from search_spaces import recurrent
 WORKERS = 2
 DROPOUTS = (0.1, 0.3, 0.5)
 SEEDS = 3
+SCORED = ("validation", "test", "no cache", "cache")  # the latter two on the test words
 GROUPS = ("embedding", "recurrent", "output")
+CACHE = {
+    "memory.kind": "cache", "memory.slots": 256, "memory.share": 0.1, "memory.sharpness": 6,
+}  # fmt: skip
 SIZES = [32, 64, 96, 128, 200, 256, 400, 650]
 ACCELERATOR = {
     "hw.rows": 32,
@@ -64,9 +73,9 @@ def n_params(choices: Mapping) -> int:
 
 
 def spent_hours(run: nas.Run) -> float:
-    """Of trainings, on each worker."""
+    """CPU hours of trainings, on each worker."""
     trained = [t for t in run.trials() if t.status is Status.COMPLETE and t.repeats is None]
-    return sum(t.metrics["seconds"] for t in trained) / 3600 / WORKERS
+    return sum(t.metrics["cpu_seconds"] for t in trained) / 3600 / WORKERS
 
 
 def searched(folder: Path, hours: float, preset: str, **given) -> nas.Run:
@@ -106,20 +115,36 @@ def of_lstms() -> dict:
     }
 
 
-def trained(name: str, data: str, choices: dict, epochs: int, seed: int, partial: Path) -> dict:
-    """Perplexities after a final training on text `name`, gone on with where it was interrupted."""
+def rescored(trainer, trained, choices: dict):
+    """The same weights in the network of `choices`, which differs in its cache alone."""
+    network = recurrent.network(choices)
+    program = trainer.program(network, trained.recipe.switches)
+    return replace(trained, network=network, program=program)
+
+
+def final_scores(
+    name: str, data: str, choices: dict, cache: dict, epochs: int, seed: int, partial: Path
+) -> dict:
+    """Perplexities after a final training on text `name`, gone on with where it was interrupted;
+    also without a cache and with this one, where there is no other memory."""
     options = dict(dataset=name, path=data, final_epochs=epochs)
     evaluator = Language(**options)
     evaluator.start()
     task = {"kind": "final", "id": seed, "seed": seed, "choices": choices}
     checkpoint = Checkpoint(partial, key_of("language", options, task))
     begun = time.process_time()
-    metrics = evaluator.finalize(
-        choices, seed=seed, weights=partial.with_suffix(".weights.h5"), checkpoint=checkpoint
-    )
+    trained = evaluator._fit(choices, seed, epochs, True, checkpoint=checkpoint)
+    spent = time.process_time() - begun
+    found = evaluator.text
+    scores = {"validation": trained.score(found.validation, found.end).perplexity}
+    designs = {"test": choices}
+    if choices["memory.kind"] in ("none", "cache"):
+        designs |= {"no cache": choices | {"memory.kind": "none"}, "cache": choices | cache}
+    for part, design in designs.items():
+        model = rescored(evaluator.trainer, trained, design)
+        scores[part] = model.score(found.test, found.end).perplexity
     partial.unlink(missing_ok=True)
-    kept = ("perplexity", "test_perplexity", "epochs", "seconds")
-    return {name: metrics[name] for name in kept} | {"cpu_s": time.process_time() - begun}
+    return {"epochs": epochs, "cpu_s": spent, **scores}
 
 
 def compare(found: text.Text, options: argparse.Namespace, speed, show) -> None:
@@ -147,6 +172,9 @@ def compare(found: text.Text, options: argparse.Namespace, speed, show) -> None:
             n_trainings = len(DROPOUTS) + SEEDS - 1
             cache[f"{name} epochs"] = max(1, int(words / len(found.train) / n_trainings))
 
+    own = {key: value for key, value in cache["found"].items() if key.startswith("memory.")}
+    memory = own if own["memory.kind"] == "cache" else CACHE
+
     def results(asked: list[tuple[str, float, int]]) -> list[dict]:
         """Of final trainings (side, share of dropout, seed), on two processes."""
         keys = [f"{name} dropout {share} seed {seed}" for name, share, seed in asked]
@@ -155,29 +183,29 @@ def compare(found: text.Text, options: argparse.Namespace, speed, show) -> None:
             for key, (name, share, seed) in zip(keys, asked, strict=True):
                 if key not in cache:
                     design = cache[name] | {"train.dropout": share}
-                    given = found.name, data, design, cache[f"{name} epochs"], seed
+                    given = found.name, data, design, memory, cache[f"{name} epochs"], seed
                     partial = folder / f"{key.replace(' ', '-')}.npz"
-                    going[pool.submit(trained, *given, partial)] = key
+                    going[pool.submit(final_scores, *given, partial)] = key
             for done in as_completed(going):
                 cache[going[done]] = done.result()
         for key, (name, share, seed) in zip(keys, asked, strict=True):
             row, choices = cache[key], cache[name]
             show(f"{name}: {choices['rnn.cell']}", f"{n_params(choices):,}", share, seed,
-                 row["epochs"], f"{row['cpu_s']:.0f}", f"{row['perplexity']:.2f}",
-                 f"{row['test_perplexity']:.2f}")  # fmt: skip
+                 row["epochs"], f"{row['cpu_s']:.0f}",
+                 *(f"{row[part]:.2f}" if part in row else "" for part in SCORED))  # fmt: skip
         return [cache[key] for key in keys]
 
-    show("cell", "parameters", "dropout", "seed", "epochs", "CPU s", "validation", "test")
+    show("cell", "parameters", "dropout", "seed", "epochs", "CPU s", *SCORED)
     pairs = list(product(sides, DROPOUTS))
     first = dict(zip(pairs, results([(*pair, 0) for pair in pairs]), strict=True))
     best = {
-        name: min(DROPOUTS, key=lambda share, name=name: first[name, share]["perplexity"])
+        name: min(DROPOUTS, key=lambda share, name=name: first[name, share]["validation"])
         for name in sides
     }
     results([(name, best[name], seed) for name in sides for seed in range(1, SEEDS)])
     for name in sides:
         rows = [cache[f"{name} dropout {best[name]} seed {seed}"] for seed in range(SEEDS)]
-        for part in ("perplexity", "test_perplexity"):
-            values = [row[part] for row in rows]
-            print(f"{name}, {SEEDS} seeds: {part} {np.mean(values):.2f} "
-                  f"+- {np.std(values, ddof=1):.2f}", flush=True)  # fmt: skip
+        for part in SCORED:
+            if values := [row[part] for row in rows if part in row]:
+                print(f"{name}, {SEEDS} seeds: {part} {np.mean(values):.2f} "
+                      f"+- {np.std(values, ddof=1):.2f}", flush=True)  # fmt: skip

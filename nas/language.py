@@ -195,8 +195,9 @@ def first_values(network: LanguageModel, recipe: TextRecipe, tokens: np.ndarray,
         ]
         reader = Magnitudes(weights, lambda x, *_: x)
         words = side_by_side(tokens, recipe.batch)[:CLIP_WORDS]
-        state = [tf.constant(part) for part in zero_state(network, recipe.batch)]
-        network.run(reader, tf.constant(words), state)
+        trained = network.in_training
+        state = [tf.constant(part) for part in zero_state(trained, recipe.batch)]
+        trained.run(reader, tf.constant(words), state)
         names = [
             f"{network.steps[p.step].name}/{p.parameter.name.partition('/')[0]}"
             for p in layout.clips
@@ -285,7 +286,7 @@ class TextStepper:
 
     def forget(self) -> None:
         """Begin with the state of no words."""
-        self.carried = zero_state(self.program.network, self.recipe.batch)
+        self.carried = zero_state(self.program.network.in_training, self.recipe.batch)
 
     def step(self, at: int, number: int, rate: float) -> float:
         """One update by the words from `at` of every stream on; the loss. number: of the steps of

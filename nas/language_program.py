@@ -36,7 +36,7 @@ class LanguageProgram(Program):
 
         words, weight_bits, activation_bits, rate, dropout's share, seed int32 [2]; where the loss
         is sampled: the words drawn int32 [k], the logarithm of how often each was expected [k], and
-        that of the targets [steps, n]; then the state.
+        that of the targets [steps, n]; then the state, of the network `in_training`.
         """
         loss, _, *state = self._step(*arguments, *self._powers())
         return loss, state
@@ -58,7 +58,10 @@ class LanguageProgram(Program):
         place = tf.compat.v1.placeholder
         words = place(tf.int32, [None, None])
         bits = [place(tf.int32, [len(self.network.groups)]) for _ in range(2)]
-        state = [place(tf.float32, [None, *shape]) for shape in self.network.state_shapes]
+        state, of_training = (
+            [place(tf.float32, [None, *shape]) for shape in network.state_shapes]
+            for network in (self.network, self.network.in_training)
+        )
         rate, share = place(tf.float32, []), place(tf.float32, [])
         seed = place(tf.int32, [2])
         drawn = []
@@ -72,28 +75,30 @@ class LanguageProgram(Program):
         activation_bits = tf.unstack(bits[1]) if self.switches.quantizer else None
         before, targets = words[:-1], words[1:]
 
-        def read(finish, drop=None):
+        def read(network, state, finish, drop=None):
             reader = Graph(weights, activation_bits, finish, drop)
-            return *self.network.run(reader, before, state), reader
+            return *network.run(reader, before, state), reader
 
         def trained(x, table, bias):
             if not drawn:
                 return self._full_loss(x, table, bias, targets)
             return self._sampled_loss(x, table, bias, targets, *drawn)
 
-        losses, kept, reader = read(trained, (share, seed))
+        losses, kept, reader = read(self.network.in_training, of_training, trained, (share, seed))
         loss = tf.reduce_mean(losses)
         [gradient] = tf.gradients(loss + sum(reader.penalties), [values])
         gradient = tf.clip_by_norm(gradient, CLIP_NORM)
         update = self._update(values, gradient, rate, powers)
         call = self.session.make_callable
-        arguments = [words, *bits, rate, share, seed, *drawn, *state, *powers]
+        arguments = [words, *bits, rate, share, seed, *drawn, *of_training, *powers]
         self._step = call([loss, update, *kept], arguments)
-        (x, table, bias), kept, reader = read(lambda *given: given)
+        (x, table, bias), kept, reader = read(self.network, state, lambda *given: given)
         losses = self._full_loss(x, table, bias, targets)
+        scores = self._all(x[-1:], table, bias)[0]
+        if reader.copied:
+            losses, scores = reader.copied.losses(losses, targets), reader.copied.scores(scores)
         loads = tf.concat([*reader.loads, tf.zeros(0)], 0)
         self._losses = call([losses, loads, *kept], [words, *bits, *state])
-        scores = self._all(x[-1:], table, bias)[0]
         self._scores = call([scores, *kept], [words, *bits, *state])
 
     def _update(self, values, gradient, rate, powers):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from search_spaces.keras_step import HASH_MARGIN
+from search_spaces.keras_step import HASH_MARGIN, SHORTEST, SMALLEST
 from search_spaces.network import Step
 from search_spaces.quantizers import mean_magnitude, quantize_activations, quantize_rows
 
@@ -42,6 +42,40 @@ class Table(NamedTuple):
         return quantize_rows(rows, self.step, self.bits, int(np.prod(self.rows.shape)))
 
 
+class Copied(NamedTuple):
+    """What a cache found: the words of its entries, and how much of the chances each has.
+
+    shares: [n, steps, entries], of a step `share` in all. words: number + 1 of each entry, 0 where
+    there is none, whose shares stay with the output [n, entries].
+    """
+
+    shares: tf.Tensor
+    words: tf.Tensor
+    share: float
+
+    def losses(self, losses, targets):
+        """-ln p of the targets [steps, n] from those of the output alone."""
+        right = tf.cast(tf.transpose(targets), tf.float32)[..., None] + 1.0
+        found, empty = self._of(right), self._of(0.0)
+        return -tf.transpose(self._mixed(-tf.transpose(losses), found, empty))
+
+    def scores(self, scores):
+        """ln p of all words after the last step [n, vocabulary] from the output's scores."""
+        n, n_entries = tf.unstack(tf.shape(self.words))
+        rows = tf.broadcast_to(tf.range(n)[:, None], [n, n_entries])
+        at = tf.stack([rows, tf.cast(self.words, tf.int32)], -1)
+        found = tf.scatter_nd(at, self.shares[:, -1], [n, tf.shape(scores)[1] + 1])
+        return self._mixed(tf.nn.log_softmax(scores), found[:, 1:], found[:, :1])
+
+    def _of(self, words):
+        """Shares of these words, number + 1 [n, steps, 1]: [n, steps]."""
+        return tf.reduce_sum(tf.where(tf.equal(self.words[:, None], words), self.shares, 0.0), -1)
+
+    def _mixed(self, logs, found, empty):
+        logs += tf.math.log1p(empty - self.share)
+        return tf.reduce_logsumexp(tf.stack([logs, tf.math.log(found + SMALLEST)]), 0)
+
+
 class Graph:
     """Reads a model as functional TensorFlow over many steps: tensors are [steps, n, width].
 
@@ -56,6 +90,7 @@ class Graph:
         self.n_drops = 0
         self.loads: list = []  # words of each expert
         self.penalties: list = []  # what is added to the loss in training
+        self.copied: Copied | None = None
 
     def enter(self, i: int, step: Step) -> None:
         self.name, self.group, self.own = step.name, step.group, self.weights[i]
@@ -66,6 +101,7 @@ class Graph:
         }
 
     def lookup(self, name, words, vocabulary, width):
+        self.words = words
         return self.own[f"{name}/table"].at(words)
 
     def quantized(self, name, x):
@@ -156,6 +192,16 @@ class Graph:
         found = tf.transpose(found, [1, 0, 2])
         found.set_shape(value.shape)
         return found, (table, tf.cast(now[:, -1:], tf.float32))
+
+    def cached(self, scores, x, last, keys, words, cache):
+        unit = x * tf.math.rsqrt(tf.maximum(tf.reduce_sum(x * x, -1, keepdims=True), SHORTEST))
+        before = tf.concat([last[None], unit[:-1]], 0)
+        query = unit * (cache.sharpness * cache.width**0.5)
+        shares, keys = self.compared(query, before, keys, 1, cache.slots)
+        new = tf.cast(tf.transpose(self.words), tf.float32) + 1.0
+        words = tf.concat([words, new], 1)
+        self.copied = Copied(cache.share * shares[:, 0], words, cache.share)
+        return scores, (unit[-1], keys, words[:, -cache.slots :])
 
     def outer_sum(self, a, b):
         joined = a[..., :, None] + b[..., None, :]

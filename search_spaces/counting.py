@@ -11,11 +11,13 @@ from hwmodel.layer_row import DRAM_BURST_BYTES, PRODUCT, VECTOR, make_row
 from search_spaces.ops import Parameter, Precision
 
 if TYPE_CHECKING:
-    from search_spaces.memory import Experts
+    from search_spaces.memory import CachedOutput, Experts
 
 ANY_PRECISION = Precision(8, 8)  # where only parameters are counted
 TABLE_SPREAD = 0.1  # standard deviation of fresh rows of tables of words
 ONE_OP = 1  # vector operations a word of any function, as `hwmodel.compound` counts them
+CHANGE_OPS = 4  # exponential, product, sum, logarithm: a score by a share of the chances
+UNIT_OPS = 3  # square, sum, product with the root's inverse: a vector to length 1
 
 
 class Words:
@@ -207,6 +209,20 @@ class Count:
         )
         self.rows.append(row)
         return Words(self, value.width), (table, last)
+
+    def cached(self, scores, x, last: Words, keys: Words, words: Words, cache: CachedOutput):
+        query = self.vector(x.width, UNIT_OPS)
+        self.read, self.written = self.read + x.width, self.written + x.width
+        self.flush("unit")
+        at = self.steps, x.width, cache.slots
+        self._of_activations("cache", 1, at, self.precision.activations)
+        # the sum of all chances, undivided; only scores of words that were found change
+        self.vector(scores.width, SOFTMAX_OPS - 1)
+        self.vector(cache.slots, SOFTMAX_OPS + CHANGE_OPS)
+        self.read += scores.width + cache.slots
+        self.written += 2 * cache.slots
+        self.flush("chances")
+        return Words(self, scores.width), (query, keys, words)
 
     def experts(self, x: Words, scores: Words, experts: Experts) -> Words:
         rows = (experts.n, x.width * experts.hidden)

@@ -11,9 +11,11 @@ from search_spaces.counting import TABLE_SPREAD
 from search_spaces.ops import Activation
 
 if TYPE_CHECKING:
-    from search_spaces.memory import Experts
+    from search_spaces.memory import CachedOutput, Experts
     from search_spaces.network import Step
 
+SHORTEST = 1e-12  # a square: vectors below it have no direction
+SMALLEST = 1e-30  # chance, in logarithms
 HASH_MARGIN = 1e-5  # above which a sum counts as positive, so that rounding makes no difference
 
 
@@ -45,6 +47,7 @@ class KerasStep:
         first = keras.ops.take(words, [0], axis=0)
         self.every = keras.ops.cumsum(keras.ops.ones_like(keras.ops.repeat(first, vocabulary))) - 1
         self.tables[f"{self.name}/{name}"] = table
+        self.words = words
         return table(words)
 
     def quantized(self, name, x):
@@ -118,6 +121,19 @@ class KerasStep:
         table = table * (1.0 - written) + written * ops.expand_dims(value, 1)
         found = ops.sum(table * ops.one_hot(now[:, 0], slots)[:, :, None], 1)
         return found, (table, ops.cast(now, "float32"))
+
+    def cached(self, scores, x, last, keys, words, cache: CachedOutput):
+        from keras import ops
+
+        length = ops.rsqrt(ops.maximum(ops.sum(x * x, -1, keepdims=True), SHORTEST))
+        query = x * length * (cache.sharpness * cache.width**0.5)
+        shares, keys = self.compared(query, last, keys, 1, cache.slots)
+        came = ops.one_hot(ops.cast(words, "int32"), cache.vocabulary + 1)  # [n, slots, .]
+        found = cache.share * ops.sum(ops.reshape(shares, (-1, cache.slots, 1)) * came, 1)
+        rest = ops.log1p(found[:, :1] - cache.share)  # what the cache leaves to the output
+        scores = ops.logaddexp(ops.log_softmax(scores) + rest, ops.log(found[:, 1:] + SMALLEST))
+        new = ops.expand_dims(ops.cast(self.words, "float32") + 1.0, 1)
+        return scores, (x * length, keys, ops.concatenate([words[:, 1:], new], 1))
 
     def outer_sum(self, a, b):
         from keras import ops

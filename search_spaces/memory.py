@@ -1,10 +1,15 @@
-"""What may stand between a recurrent cell and the output: a memory of its states, experts.
+"""What may stand between a recurrent cell and the output: a memory of its states, experts; and a
+memory of words behind it.
 
 A soft memory is attention over the last states (Daniluk et al., 1702.04521, section 2.2): every
 entry is compared and read, so that its price grows with the table. A hard memory reads one entry: a
 product with fixed random directions hashes a state (Charikar, STOC 2002), and the entry holds the
 state that came after the last one with that hash, as the cache of Grave et al. (1711.02604) finds
 its neighbours. Nothing of it grows with the table but its storage.
+
+A cache is attention over the last states too, but finds the words that came after them (Grave et
+al., 1612.04426, section 3): those that a text uses now are likely to come again. It learns nothing,
+and is there in serving alone.
 
 Experts are those of Shazeer et al. (1701.06538): of n small networks a router gives each word to
 `active`. Its scores are sums of two shorter lists, as those of product keys (Lample et al.,
@@ -18,7 +23,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from search_spaces.sequence import Operation
+from search_spaces.sequence import Operation, Output
 
 MOST_SLOTS = 4096
 HASH_BITS = 12  # of which a table of 2^b entries takes the first b
@@ -76,6 +81,34 @@ class HardMemory(Operation):
         address = do.product("hash", value, HASH_BITS)
         found, state = do.recalled(address, value, *state, self.slots)
         return x + do.product("read", found, self.width), state
+
+
+@dataclass(frozen=True)
+class CachedOutput(Output):
+    """Scores that are logarithms of chances, `share` of them that of the words which came after the
+    features, of `width` words, that are most like the present ones, of the last `slots`.
+
+    An entry's weight is the softmax of the cosine times `sharpness`, so that it does not hang on
+    how long features are; what falls on empty slots stays with the output.
+    """
+
+    width: int = 1
+    slots: int = 16
+    share: float = 0.1
+    sharpness: float = 6
+
+    @property
+    def state(self):  # the last features, the keys, and the words that came after: 0 none, 1 first
+        return (self.width,), (self.slots, self.width), (self.slots,)
+
+    @property
+    def in_training(self):
+        return Output(self.vocabulary, self.tied, self.table_width)
+
+    def run(self, do, x, state):
+        x = self.features(do, x)
+        scores = do.scores("scores", x, self.vocabulary, self.tied or None)
+        return do.cached(scores, x, *state, self)
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ The input's share of all sums is one product over all words; what reads the stat
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from functools import reduce
 
 from hwmodel.workload import Layers
 from search_spaces.compression import UNCOMPRESSED, Compression
-from search_spaces.memory import MEMORIES, Experts
+from search_spaces.memory import MEMORIES, CachedOutput, Experts
 from search_spaces.network import Step
 from search_spaces.precision import BITS, RANKS, TEXT_BITS, TEXT_GROUPS, precisions
 from search_spaces.sequence import FUNCTIONS, Embedding, LanguageModel, Operation, Output
@@ -32,7 +32,7 @@ MOST_NODES = 12
 LEAVES = (2, 4, 8)
 COMBINATIONS = ("add", "multiply")
 ACTIVE = (1, 2, 4)  # of the experts, for each word
-SOME = tuple(MEMORIES)
+SOME = *MEMORIES, "cache"  # kinds of memory
 MANY = tuple(2**b for b in range(1, 12))  # of one expert there is nothing to choose: none is built
 SPARSE = tuple(n for n in MANY if n > max(ACTIVE))  # where all are active, loads are even
 CODED = tuple(bits for bits in BITS if 2**bits > 64)  # that a codebook is of
@@ -82,11 +82,13 @@ SPACE = Space(
         Decision("embed.width", (32, 64, 96, 128, 200, 256, 400, 650)),
         Decision("embed.rank", (0, *RANKS), usual=(0,)),  # of the table; 0: whole
         Decision("embed.tied", (False, True)),  # with the output's
-        # what stands between the cells and the output
-        Decision("memory.kind", ("none", *MEMORIES), usual=("none",)),
+        # what stands between the cells and the output; a cache stands behind it
+        Decision("memory.kind", ("none", *SOME), usual=("none",)),
         Decision("memory.slots", tuple(2**b for b in range(4, 13)), {"memory.kind": SOME}),
         Decision("memory.heads", (1, 2, 4), {"memory.kind": ("soft",)}),
         Decision("memory.key", (8, 16, 32, 64), {"memory.kind": ("soft",)}),
+        Decision("memory.share", (0.05, 0.1, 0.2, 0.3), {"memory.kind": ("cache",)}),
+        Decision("memory.sharpness", (3, 6, 12), {"memory.kind": ("cache",)}, usual=(6,)),
         Decision("experts.n", tuple(2**b for b in range(12)), usual=()),
         Decision("experts.active", ACTIVE, {"experts.n": MANY}),
         Decision("experts.hidden", (32, 64, 128, 256), {"experts.n": MANY}),
@@ -261,16 +263,20 @@ def network(choices: Choices) -> LanguageModel:
     """The language model of `choices`; its vocabulary is `text.vocabulary`."""
     vocabulary, width = choices["text.vocabulary"], choices["embed.width"]
     rank, tied = choices.get("embed.rank", 0), choices["embed.tied"]
-    table = "embedding/words" if tied else ""
+    units, table_width = choices["rnn.units"], rank or width
+    output = Output(vocabulary, "embedding/words" if tied else "", table_width)
+    kind, slots = choices.get("memory.kind", "none"), choices.get("memory.slots", 0)
+    if kind == "cache":
+        features = table_width if tied else units
+        cache = slots, choices["memory.share"], choices["memory.sharpness"]
+        output = CachedOutput(*astuple(output), features, *cache)
     ops = [
         ("embedding", Embedding(vocabulary, width, rank), EMBEDDING),
         *((f"cell{i}", cell(choices), RECURRENT) for i in range(choices.get("rnn.layers", 1))),
-        ("output", Output(vocabulary, table, rank or width), OUTPUT),
+        ("output", output, OUTPUT),
     ]
-    units = choices["rnn.units"]
     between = []
-    if (kind := choices.get("memory.kind", "none")) != "none":
-        slots = choices["memory.slots"]
+    if kind in MEMORIES:
         sizes = [choices[f"memory.{what}"] for what in ("heads", "key") if kind == "soft"]
         memory = MEMORIES[kind](units, slots, *sizes)
         between.append(("memory", memory, RECURRENT))

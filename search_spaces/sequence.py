@@ -7,8 +7,9 @@ An operation says what it does in `run(do, x, state)`, and a *reader* carries it
     KerasStep   (keras_step.py) standard Keras layers of one step, for the exported model
 
 A reader offers `lookup`, `quantized`, `product`, `split`, `scan`, `dropout`, `scores` and the
-functions of FUNCTIONS; sums, differences and products of tensors are written as such. What
-`scan` goes over waits for the step before; all else is done for all steps at once.
+functions of FUNCTIONS, and what `memory.py` needs; sums, differences and products of tensors are
+written as such. What `scan` goes over waits for the step before; all else is done for all steps at
+once.
 
 Precision in hardware is that of `ops`: products read activations in the chosen bits, signed, the
 clip learned; sums, gates and states between them are kept in 16.
@@ -17,7 +18,7 @@ clip learned; sums, gates and states between them are kept in 16.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,11 @@ class Operation:
     @property
     def state(self) -> tuple[tuple[int, ...], ...]:
         return ()
+
+    @property
+    def in_training(self) -> Operation:
+        """The same without what only serving has, its parameters unchanged."""
+        return self
 
     def counted(self, width: int, **serving) -> Count:
         count = Count(**serving)
@@ -126,11 +132,15 @@ class Output(Operation):
     tied: str = ""
     table_width: int = 0
 
-    def run(self, do, x, state):
+    def features(self, do, x):
+        """What the table is multiplied with."""
         x = do.dropout(x)
         if self.tied and self.table_width != do.width(x):
             x = do.product("project", do.quantized("wide", x), self.table_width)
-        x = do.quantized("features", x)
+        return do.quantized("features", x)
+
+    def run(self, do, x, state):
+        x = self.features(do, x)
         return do.scores("scores", x, self.vocabulary, self.tied or None), state
 
 
@@ -168,6 +178,13 @@ class LanguageModel:
         counted = self.steps[clip.step].op.counted(self.inputs[clip.step][0][0])
         return counted.clipped[clip.parameter.name]
 
+    @cached_property
+    def in_training(self) -> LanguageModel:
+        """The model whose steps are trained: of the same parameters, without what only serves."""
+        return replace(
+            self, steps=tuple(step._replace(op=step.op.in_training) for step in self.steps)
+        )
+
     @property
     def state_shapes(self) -> list[tuple[int, ...]]:
         """What all steps keep, in shapes of one sequence."""
@@ -192,7 +209,7 @@ class LanguageModel:
     @property
     def training_flops(self) -> int:
         """Floating-point operations of a training step a word, scores of all words included."""
-        return 6 * self.macs
+        return 6 * self.in_training.macs
 
     def rows(
         self,
@@ -224,7 +241,8 @@ class LanguageModel:
     def training_layers(self, bits: int, batch: int) -> Layers:
         """Rows of the forward pass in training, all words of `bits`, as `hwmodel.training` takes
         them: `batch` sequences of `trained` words, the scores of the whole vocabulary."""
-        return self.rows([Precision(bits, bits)] * len(self.groups), batch, self.trained)
+        full = [Precision(bits, bits)] * len(self.groups)
+        return self.in_training.rows(full, batch, self.trained)
 
     def keras(
         self, clips: Sequence[float] | None = None, activation_bits: Sequence[int] | None = None

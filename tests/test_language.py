@@ -21,9 +21,9 @@ from search_spaces.sequence import LanguageModel
 WORDS = 40
 CELLS = ("dag", "tree", "lstm", "gru")
 SMALL = {"rnn.units": 32, "embed.width": 64, "rnn.layers": [1, 2], "embed.rank": [0, 16],
-         "tree.leaves": [2, 4], "memory.slots": [16], "memory.kind": ["none", "soft", "hard"],
-         "experts.n": [1, 8, 32], "dag.nodes": [1, 2, 3, 5],
-         "dag.gates": ["highway", "none"]}  # fmt: skip
+         "tree.leaves": [2, 4], "memory.slots": [16],
+         "memory.kind": ["none", "soft", "hard", "cache"], "experts.n": [1, 8, 32],
+         "dag.nodes": [1, 2, 3, 5], "dag.gates": ["highway", "none"]}  # fmt: skip
 
 PLAIN = {"rnn.layers": 1, "embed.rank": 0, "memory.kind": "none", "experts.n": 1}
 

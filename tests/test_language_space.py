@@ -11,7 +11,8 @@ from search_spaces.training import peak_learning_rate
 SPACE = joint("recurrent").restrict({
     "text.vocabulary": 1000, "rnn.units": [32, 64], "rnn.layers": [1, 2], "embed.width": [32, 64],
     "embed.rank": [0, 16, 32, 64], "embed.codebook": [0, 4, 16, 64],
-    "memory.kind": ["none", "soft", "hard"], "memory.slots": [16, 32, 64],
+    "memory.kind": ["none", "soft", "hard", "cache"], "memory.slots": [16, 32, 64],
+    "memory.sharpness": [3, 6],
     "experts.n": [1, 4, 8, 16], "experts.balance": [0, 0.01], "experts.hidden": [32, 64],
     "dag.gates": ["highway", "none"], "train.optimizer": ["adam", "momentum"],
     "train.samples": [0, 128], "train.schedule": ["triangle", "cosine"],
@@ -37,7 +38,7 @@ def consequences(choices):
 @pytest.mark.parametrize("cell", ["dag", "tree", "lstm", "gru"])
 def test_two_values_of_an_active_decision_are_two_designs(cell):
     space, rng = SPACE.restrict({"rnn.cell": cell}), np.random.default_rng(0)
-    met, rows = set(), space.sample(40, rng)
+    met, rows = set(), space.sample(60, rng)
     for row in rows:
         choices = space.decode(row)
         if choices.get("experts.active", 1) > choices["experts.n"]:

@@ -84,6 +84,50 @@ def test_a_hard_memory_recalls_what_came_after_the_same_hash(x):
     assert n_found > N * STEPS / 2
 
 
+def test_a_cache_gives_words_that_came_after_similar_features_their_share(trainer):
+    [choices] = designs(1, **{"rnn.layers": 1, "embed.rank": 0, "experts.n": 1, "memory.slots": 16,
+                              "memory.kind": "cache", "embed.tied": False})[2:3]  # fmt: skip
+    choices |= {"memory.share": 0.3, "memory.sharpness": 6}
+    cached = recurrent.network(choices)
+    plain = recurrent.network(choices | {"memory.kind": "none"})
+    assert cached.in_training == plain and Layout(cached).parts == Layout(plain).parts
+    tokens, held_out = markov_text(600), markov_text(60, seed=3)
+    float_weights = recipe(32)
+    found, base = (trainer.fit(n, tokens, float_weights, seed=0) for n in (cached, plain))
+    np.testing.assert_array_equal(found.values, base.values)
+
+    named = {name: value.astype(float) for name, value in base.tensors().items()}
+    h = c = np.zeros(32)
+    seen, last, total, before = [(np.zeros(32), 0)] * 16, np.zeros(32), 0.0, 0
+    for word in held_out:
+        sums = named["embedding/words/table"][before] @ named["cell0/input/kernel"]
+        sums += named["cell0/input/bias"] + h @ named["cell0/state/kernel"]
+        enter, forget, new, leave = np.split(sums, 4)
+        enter, forget, leave = (1 / (1 + np.exp(-x)) for x in (enter, forget + 1, leave))
+        c = forget * c + enter * np.tanh(new)
+        h = leave * np.tanh(c)
+        unit = h / np.linalg.norm(h)
+        chances = softmax(h @ named["output/scores/rows"].T + named["output/scores/bias"])
+        shares = softmax(np.array([6 * unit @ key for key, _ in seen]))
+        of_none = sum(s for s, (_, number) in zip(shares, seen, strict=True) if number == 0)
+        own = sum(s for s, (_, number) in zip(shares, seen, strict=True) if number == word + 1)
+        total -= np.log((1 - 0.3 * (1 - of_none)) * chances[word] + 0.3 * own)
+        seen, last, before = [*seen[1:], (last, before + 1)], unit, word
+    expected = total / len(held_out)
+    program = found.program
+    program.set_values(found.values)
+    bits, state = np.full(3, 32, np.int32), language.zero_state(cached, 1)
+    words = np.append(0, held_out).astype(np.int32)[:, None]
+    total = 0.0
+    for at in (0, 25, 50):  # what is kept goes on
+        losses, _, state = program.losses(words[at : at + 26][: 61 - at], bits, bits, state)
+        total += losses.sum()
+    np.testing.assert_allclose(total / len(held_out), expected, rtol=1e-5)
+    scores, _ = program.scores(words, bits, bits, language.zero_state(cached, 1))
+    np.testing.assert_allclose(np.exp(scores).sum(), 1, rtol=1e-5)
+    np.testing.assert_allclose(-scores[0, held_out[-1]], losses[-1, 0], rtol=1e-4)
+
+
 @pytest.mark.parametrize(("n", "active"), [(2, 1), (8, 2), (32, 4)])
 def test_words_go_to_their_best_experts(x, n, active):
     op = Experts(n, active, hidden=5)
