@@ -1,13 +1,16 @@
 """The comparison of a found cell with an LSTM: fair, decided by validation, gone on with."""
 
 import argparse
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from test_language import PLAIN, designs
+from test_language import PLAIN, designs, markov_text, recipe
 
 from benchmarks import language_search
+from nas.language import TextTrainer
+from search_spaces import recurrent
 
 FOUND = designs(1, seed=2, **{"rnn.layers": 1})[0]
 LSTM = designs(1, seed=3, **PLAIN)[2]
@@ -19,16 +22,20 @@ def trainings(monkeypatch):
     dropout are best on validation words, and worst on test words."""
     seen = []
 
-    def trained(found, choices, data, epochs, seed, folder):
+    def final_scores(name, data, choices, cache, epochs, seed, partial):
         share = choices["train.dropout"]
         seen.append((choices["rnn.units"], share, seed, epochs))
-        return {"perplexity": 100 + share + seed, "test_perplexity": 200 - share + 10 * seed,
-                "epochs": epochs, "seconds": 1.0, "cpu_s": 1.0}  # fmt: skip
+        return {"validation": 100 + share + seed, "test": 200 - share + 10 * seed,
+                "epochs": epochs, "cpu_s": 1.0}  # fmt: skip
 
     def searched(folder, hours, preset, settings, **given):
         return SimpleNamespace(best=LSTM if "reward" in settings else FOUND, settings=settings)
 
-    monkeypatch.setattr(language_search, "trained", trained)
+    def pool(n, context):
+        return ThreadPoolExecutor(1)
+
+    monkeypatch.setattr(language_search, "final_scores", final_scores)
+    monkeypatch.setattr(language_search, "ProcessPoolExecutor", pool)
     monkeypatch.setattr(language_search, "searched", searched)
     monkeypatch.setattr(language_search, "best_of", lambda run: run.best)
     return seen
@@ -37,7 +44,7 @@ def trainings(monkeypatch):
 def test_both_are_as_large_tried_as_often_and_chosen_by_validation(trainings, tmp_path, capsys):
     found = SimpleNamespace(name="python-docs", train=np.zeros(1000, np.int32))
     options = argparse.Namespace(data="python-docs", to=str(tmp_path / "new"), hours=1.0,
-                                 train_hours=1.0, trials=10)  # fmt: skip
+                                 train_hours=1.0, trials=10, params=30_000)  # fmt: skip
     rows = []
     for _ in range(2):  # the second time everything is known
         language_search.compare(found, options, lambda choices: 10.0, lambda *row: rows.append(row))
@@ -47,12 +54,25 @@ def test_both_are_as_large_tried_as_often_and_chosen_by_validation(trainings, tm
     least = min(language_search.DROPOUTS)
     assert [share for _, share, seed, _ in trainings if seed] == [least] * 4
     sizes = [int(row[1].replace(",", "")) for row in rows if row[0] != "cell"]
-    assert max(sizes) < 1.05 * min(sizes)
+    assert max(sizes) < 1.05 * min(sizes) and abs(np.mean(sizes) - 30_000) < 1500
     said = capsys.readouterr().out
-    assert f"found, 3 seeds: test_perplexity {210 - least:.2f} +- 10.00" in said
+    assert f"found, 3 seeds: test {210 - least:.2f} +- 10.00" in said
     options.hours = 2.0
     with pytest.raises(ValueError, match="name another"):
         language_search.compare(found, options, None, None)
+
+
+def test_a_cache_can_be_added_to_trained_weights():
+    trainer, tokens = TextTrainer(), markov_text(300)
+    plain, cached = LSTM | {"memory.kind": "none"}, LSTM | language_search.CACHE
+    trained, again = (
+        trainer.fit(recurrent.network(choices), tokens, recipe(32), seed=0)
+        for choices in (plain, cached)
+    )
+    added = language_search.rescored(trainer, trained, cached)
+    assert added.score(tokens, 0) == again.score(tokens, 0) != trained.score(tokens, 0)
+    taken = language_search.rescored(trainer, again, plain)
+    assert taken.score(tokens, 0) == trained.score(tokens, 0)
 
 
 def test_an_hour_is_of_trainings_not_of_the_clock(monkeypatch, tmp_path):
@@ -61,7 +81,7 @@ def test_an_hour_is_of_trainings_not_of_the_clock(monkeypatch, tmp_path):
 
     def trial():
         status = language_search.Status.COMPLETE
-        return SimpleNamespace(status=status, repeats=None, metrics={"seconds": seconds[-1]})
+        return SimpleNamespace(status=status, repeats=None, metrics={"cpu_seconds": seconds[-1]})
 
     class Run:
         def __init__(self, path=None):

@@ -29,13 +29,19 @@ Edge = tuple[int, int]
 
 
 def brief(choices: Choices) -> str:
-    """`dag 8, 128 units, 96 wide`."""
+    """`dag 8, 128 units, 96 wide, cache of 256`."""
     kind = choices["rnn.cell"]
     size = {"dag": "dag.nodes", "tree": "tree.leaves"}.get(kind)
     name = f"{kind} {choices[size]}" if size else KNOWN[kind]
     n_layers = choices.get("rnn.layers", 1)
     deep = f"{n_layers} {TIMES} " if n_layers > 1 else ""
-    return f"{deep}{name}, {choices['rnn.units']} units, {choices['embed.width']} wide"
+    said = [f"{deep}{name}", f"{choices['rnn.units']} units", f"{choices['embed.width']} wide"]
+    if (memory := choices.get("memory.kind", "none")) != "none":
+        kind = memory if memory == "cache" else f"{memory} memory"
+        said.append(f"{kind} of {choices['memory.slots']}")
+    if (n_experts := choices.get("experts.n", 1)) > 1:
+        said.append(f"{n_experts} experts")
+    return ", ".join(said)
 
 
 def detail(choices: Choices) -> str:
@@ -144,7 +150,10 @@ def icon(choices: Choices) -> Html:
 
 def key() -> Html:
     """What a network's few words and the colours of its nodes mean."""
-    said = "network: cell and its nodes, units of a state, width of the embedding"
+    said = (
+        "network: cell and its nodes, units of a state, width of the embedding, memory and its "
+        "slots, experts"
+    )
     swatches = [tag("li", said)] + [
         tag("li", tag("i", style=f"background:{colour}"), name)
         for name, colour in COLOURS.items()
