@@ -31,6 +31,8 @@ from pathlib import Path
 import numpy as np
 
 import nas
+from benchmarks.language_design import ACCELERATOR, CACHE, bits, show
+from benchmarks.language_speed import words_per_s
 from benchmarks.time_to_front import Cache
 from nas import text
 from nas.checkpoint import Checkpoint, key_of
@@ -43,29 +45,7 @@ WORKERS = 2
 DROPOUTS = (0.1, 0.3, 0.5)
 SEEDS = 3
 SCORED = ("validation", "test", "no cache", "cache")  # the latter two on the test words
-GROUPS = ("embedding", "recurrent", "output")
-CACHE = {
-    "memory.kind": "cache", "memory.slots": 256, "memory.share": 0.1, "memory.sharpness": 6,
-}  # fmt: skip
 SIZES = [32, 64, 96, 128, 200, 256, 400, 650]
-ACCELERATOR = {
-    "hw.rows": 32,
-    "hw.columns": 32,
-    "hw.dataflow": "ws",
-    "hw.weight_plane": True,
-    "hw.multiplier": "fixed8",
-    "hw.sram_input_kib": 256,
-    "hw.sram_weight_kib": 256,
-    "hw.sram_output_kib": 256,
-    "hw.bandwidth_gbps": 16,
-    "hw.clock_mhz": 700,
-}
-
-
-def bits(n: int) -> dict:
-    """All weights and activations of `n` bits."""
-    kinds = "weights", "activations"
-    return {f"bits.{kind}.{group}": n for kind in kinds for group in GROUPS}
 
 
 def n_params(choices: Mapping) -> int:
@@ -147,8 +127,9 @@ def final_scores(
     return {"epochs": epochs, "cpu_s": spent, **scores}
 
 
-def compare(found: text.Text, options: argparse.Namespace, speed, show) -> None:
-    """speed: words a CPU second of a design's training; show: prints a row."""
+def show_search(found: text.Text, options: argparse.Namespace) -> None:
+    """Two searches of equal hours, of all cells and of LSTMs alone; the best of each in float, with
+    as many parameters, for --train-hours each; three seeds."""
     data = options.data if found.name == "ptb" else ""
     preset = "ptb" if found.name == "ptb" else "ptb-quickstart"
     folder = Path(options.to)
@@ -168,7 +149,7 @@ def compare(found: text.Text, options: argparse.Namespace, speed, show) -> None:
                            settings={**settings, "final": {"top": 0}})  # fmt: skip
             cache[name] = as_large(best_of(run), options.params)
         if f"{name} epochs" not in cache:
-            words = 3600 * options.train_hours * speed(cache[name])
+            words = 3600 * options.train_hours * words_per_s(found, cache[name])
             n_trainings = len(DROPOUTS) + SEEDS - 1
             cache[f"{name} epochs"] = max(1, int(words / len(found.train) / n_trainings))
 

@@ -38,16 +38,20 @@ def trainings(monkeypatch):
     monkeypatch.setattr(language_search, "ProcessPoolExecutor", pool)
     monkeypatch.setattr(language_search, "searched", searched)
     monkeypatch.setattr(language_search, "best_of", lambda run: run.best)
+    monkeypatch.setattr(language_search, "words_per_s", lambda found, choices: 10.0)
     return seen
 
 
-def test_both_are_as_large_tried_as_often_and_chosen_by_validation(trainings, tmp_path, capsys):
+def test_both_are_as_large_tried_as_often_and_chosen_by_validation(
+    trainings, tmp_path, capsys, monkeypatch
+):
     found = SimpleNamespace(name="python-docs", train=np.zeros(1000, np.int32))
     options = argparse.Namespace(data="python-docs", to=str(tmp_path / "new"), hours=1.0,
                                  train_hours=1.0, trials=10, params=30_000)  # fmt: skip
     rows = []
+    monkeypatch.setattr(language_search, "show", lambda *row: rows.append(row))
     for _ in range(2):  # the second time everything is known
-        language_search.compare(found, options, lambda choices: 10.0, lambda *row: rows.append(row))
+        language_search.show_search(found, options)
     n = len(language_search.DROPOUTS) + language_search.SEEDS - 1
     assert len(trainings) == 2 * n and len(rows) == 2 * (2 * n + 1)
     assert {epochs for *_, epochs in trainings} == {int(3600 * 10.0 / 1000 / n)}
@@ -59,7 +63,7 @@ def test_both_are_as_large_tried_as_often_and_chosen_by_validation(trainings, tm
     assert f"found, 3 seeds: test {210 - least:.2f} +- 10.00" in said
     options.hours = 2.0
     with pytest.raises(ValueError, match="name another"):
-        language_search.compare(found, options, None, None)
+        language_search.show_search(found, options)
 
 
 def test_a_cache_can_be_added_to_trained_weights():

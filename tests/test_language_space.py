@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from nas.layout import Layout
+from nas.report.recurrent import brief
 from search_spaces import joint, recurrent
 from search_spaces.precision import precisions
 from search_spaces.training import peak_learning_rate
@@ -72,3 +73,12 @@ def test_what_a_shared_table_and_a_whole_one_leave_undecided():
             assert output.weights == embedding.weights
         if not choices["embed.rank"]:
             assert embedding.activations == cells.activations
+
+
+def test_a_network_is_named_with_all_that_it_is_made_of():
+    choices = {"rnn.cell": "lstm", "rnn.units": 96, "embed.width": 64, "rnn.layers": 2}
+    assert brief(choices) == "2 × LSTM, 96 units, 64 wide"
+    choices |= {"memory.kind": "soft", "memory.slots": 16, "experts.n": 1}
+    assert brief(choices) == "2 × LSTM, 96 units, 64 wide, soft memory of 16"
+    choices |= {"memory.kind": "cache", "experts.n": 8, "rnn.layers": 1}
+    assert brief(choices) == "LSTM, 96 units, 64 wide, cache of 16, 8 experts"
