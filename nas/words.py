@@ -249,6 +249,11 @@ def a(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
+def several(n: int, noun: str) -> str:
+    """`1 epoch`, `12 epochs`."""
+    return f"{n:,} {noun}{'s' * (n != 1)}"
+
+
 def scored(metric: str, figure: float | None) -> str:
     """How good a design is: a share alone, and any other metric by its name."""
     text = value(metric, figure)

@@ -92,7 +92,7 @@ def design_facts(found: Findings) -> Html:
             f"{words.value(metric, final[name])} on {final['n_test']:,} untouched test "
             f"{evaluator.tested}"
         )
-        rows.append((f"After {final['epochs']} epochs", longer))
+        rows.append((f"After {words.several(final['epochs'], 'epoch')}", longer))
     return facts(rows)
 
 
@@ -115,16 +115,17 @@ def written(found: Findings) -> list[Html]:
 
 
 def techniques(found: Findings) -> list[tuple[str, str]]:
-    """What the search named beside what every search chooses: a row, or none."""
-    space = found.run.config["space"]
+    """What is not as in most searches, and what hangs on it: a row, or none."""
+    space, choices = found.run.config["space"], found.designs[0]
     named: set[str] = set()
     for decision in joint(space["network"], space["accelerators"]).decisions:
-        if decision.usual == () or not named.isdisjoint(decision.when):
+        unusual = decision.usual is not None and choices.get(decision.name) not in decision.usual
+        if unusual or not named.isdisjoint(decision.when):
             named.add(decision.name)
     chosen = [
         f"{name} {value}"
-        for name, value in found.designs[0].items()
-        if name in named and not name.startswith("hw.")
+        for name, value in choices.items()
+        if name in named and not name.startswith(("hw.", "text."))
     ]
     return [("Techniques", "; ".join(chosen))] if chosen else []
 
