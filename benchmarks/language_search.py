@@ -3,11 +3,11 @@
 The part `search` of `language.py`. Two searches of --hours each, on two workers and of networks of
 at most --params: the preset's joint search; and one of LSTMs alone, in 16 bits on one accelerator
 and by validation perplexity alone, so that all of its hours go into the LSTM. The best of each is
-that of the lowest validation perplexity; both then get the units that bring their parameters
-nearest to --params. Both are trained in float for --train-hours each, as their searches chose but
-for dropout, of which short trainings want little: every share of DROPOUTS is tried with seed 0, the
-best by validation perplexity is trained with seeds 1 and 2. Test words are read to be reported, and
-for nothing else.
+that of the lowest validation perplexity; the found design is then made as large as the LSTM, its
+units and the width of its embedding in proportion. Both are trained in float for --train-hours
+each, as their searches chose but for dropout, of which short trainings want little: every share of
+DROPOUTS is tried with seed 0, the best by validation perplexity is trained with seeds 1 and 2. Test
+words are read to be reported, and for nothing else.
 
 A cache of words changes nothing in training: both sides are scored without one and with one, that
 of the found design if it has one, so that it is seen what it does and what the cell does.
@@ -76,8 +76,13 @@ def best_of(run: nas.Run) -> dict:
 
 
 def as_large(choices: dict, params: int) -> dict:
-    """The same with the units that bring its parameters nearest to so many."""
-    sizes = (choices | {"rnn.units": units} for units in range(8, 2048, 4))
+    """The same with its units and the width of its embedding in the same proportion, in steps of
+    four units, so that its parameters come nearest to so many."""
+    ratio = choices["embed.width"] / choices["rnn.units"]
+    sizes = (
+        choices | {"rnn.units": units, "embed.width": max(4, round(ratio * units))}
+        for units in range(8, 2048, 4)
+    )
     return min(sizes, key=lambda design: abs(n_params(design) - params))
 
 
@@ -147,7 +152,8 @@ def show_search(found: text.Text, options: argparse.Namespace) -> None:
         if name not in cache:
             run = searched(folder / name, options.hours, preset, data=data, trials=options.trials,
                            settings={**settings, "final": {"top": 0}})  # fmt: skip
-            cache[name] = as_large(best_of(run), options.params)
+            best = best_of(run)
+            cache[name] = best if name == "LSTM" else as_large(best, n_params(cache["LSTM"]))
         if f"{name} epochs" not in cache:
             words = 3600 * options.train_hours * words_per_s(found, cache[name])
             n_trainings = len(DROPOUTS) + SEEDS - 1
